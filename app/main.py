@@ -1,0 +1,194 @@
+"""The web application and its server. `create_app` is the only place that wires."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from litestar import Litestar, Request, Response, get
+from litestar.di import Provide
+from litestar.exceptions import NotFoundException
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
+from litestar.openapi.spec import Tag
+from litestar.static_files import create_static_files_router
+
+from app import db, ops, problems
+from app.errors import OperatorError, TickwickError
+from app.market.handlers import router as market_router
+from app.market.registry import Registry
+from app.settings import Settings
+from app.stream.handlers import stream as stream_handler
+from app.stream.service import Stream
+
+WEB: Final = Path(__file__).parent / "web" / "dist"
+VERSION: Final = "0.1.0"
+
+_CONTENT_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_SECURITY: Final = {
+    "Content-Security-Policy": _CONTENT_POLICY,
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+_log = structlog.get_logger()
+
+
+class _DocsPage(OpenAPIRenderPlugin):
+    """Swagger UI from our own files: nothing is loaded from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__(path="/")
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return _page("docs/index.html")
+
+
+@get("/", include_in_schema=False, media_type="text/html", sync_to_thread=False)
+def index() -> bytes:
+    """The live chart."""
+    return _page("index.html")
+
+
+def _page(name: str) -> bytes:
+    try:
+        return (WEB / name).read_bytes()
+    except FileNotFoundError:
+        raise NotFoundException("the page has not been built: run `make web`") from None
+
+
+def create_app(settings: Settings) -> Litestar:
+    """The application: connects when its lifespan starts, and ends the process when its stream fails."""
+    registry = Registry()
+    pool = db.pool(settings.dsn, "tickwick serve", settings.pool_size)
+    stream = Stream(settings, pool, registry)
+
+    @asynccontextmanager
+    async def lifespan(app: Litestar) -> AsyncIterator[None]:
+        async with pool:
+            task = asyncio.create_task(stream.run(), name="stream")
+            task.add_done_callback(_end_process)
+            app.state.stream = stream
+            app.state.metrics = ops.serve_metrics(stream)
+            try:
+                yield
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    return Litestar(
+        route_handlers=[market_router, stream_handler, ops.router(), index, _static()],
+        lifespan=[lifespan],
+        dependencies={
+            "registry": Provide(lambda: registry, use_cache=True, sync_to_thread=False),
+            "pool": Provide(lambda: pool, use_cache=True, sync_to_thread=False),
+        },
+        exception_handlers=problems.HANDLERS,
+        openapi_config=OpenAPIConfig(
+            title="Tickwick",
+            version=VERSION,
+            description="Price ticks in, candles and a live feed out. The live feed is a websocket at `/api/v1/stream`.",
+            path="/schema",
+            render_plugins=[_DocsPage(), JsonRenderPlugin(), YamlRenderPlugin()],
+            tags=[Tag("market", "Candles, ticks, prices."), Tag("operations", "For probes and Prometheus.")],
+        ),
+        after_request=_secure,
+        request_max_body_size=65_536,
+        # A TaskGroup's errors and the like are logged by our own handler.
+        logging_config=None,
+    )
+
+
+def _static() -> Any:
+    return create_static_files_router(
+        path="/", directories=[WEB], include_in_schema=False, name="page", send_as_attachment=False
+    )
+
+
+def _secure(response: Response[Any]) -> Response[Any]:
+    for name, value in _SECURITY.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+def _end_process(task: asyncio.Task[None]) -> None:
+    # Without its stream the process looks alive and is not: let whoever started it start it anew.
+    if not task.cancelled() and (error := task.exception()):
+        _log.error("stream failed", exc_info=error)
+        signal.raise_signal(signal.SIGTERM)
+
+
+class Server(uvicorn.Server):
+    """Drains the stream before connections are closed, so that clients get a notice and 1012."""
+
+    def __init__(self, config: uvicorn.Config, app: Litestar, ready: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._app = app
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            self._ready(f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._app.state.stream.drain()
+        await super().shutdown(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        _log.info("stopping", signal=signal.Signals(sig).name)
+        super().handle_exit(sig, frame)
+
+
+async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT; `ready` is told the address. Raises OperatorError when the server cannot start."""
+    listening = bind(settings.host, settings.port)
+    await _check_database(settings)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        ws="websockets-sansio",
+        ws_max_size=1 << 20,
+        ws_per_message_deflate=False,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=20.0,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        proxy_headers=False,
+    )
+    await Server(config, app, ready).serve(sockets=[listening])
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OperatorError when the port is taken or the address is not ours."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as error:
+        raise OperatorError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    listening.setblocking(False)
+    return listening
+
+
+async def _check_database(settings: Settings) -> None:
+    try:
+        async with await db.connect(settings.dsn, "tickwick serve") as conn:
+            with db.translated():
+                await conn.execute("SELECT FROM market.instruments LIMIT 0")
+    except TickwickError as error:
+        raise OperatorError(f"cannot use the database: {error}") from error
+
+

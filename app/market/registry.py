@@ -1,0 +1,53 @@
+"""The instruments in memory, and how a symbol finds its own."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+from app.errors import InvalidParameter, UnknownSymbol
+from app.market.model import Instrument, InstrumentId
+
+
+class Registry:
+    """All instruments; replaced as a whole when one changes, so that a reader never sees half of it."""
+
+    def __init__(self) -> None:
+        self._by_symbol: dict[str, Instrument] = {}
+        self._by_ticker: dict[str, list[Instrument]] = {}
+        self._by_id: dict[InstrumentId, Instrument] = {}
+
+    def replace(self, instruments: Iterable[Instrument]) -> None:
+        by_symbol = {instrument.symbol: instrument for instrument in instruments}
+        by_ticker: dict[str, list[Instrument]] = {}
+        for instrument in by_symbol.values():
+            by_ticker.setdefault(instrument.ticker, []).append(instrument)
+        self._by_symbol, self._by_ticker = by_symbol, by_ticker
+        self._by_id = {instrument.id: instrument for instrument in by_symbol.values()}
+
+    @property
+    def all(self) -> list[Instrument]:
+        """By symbol."""
+        return list(self._by_symbol.values())
+
+    def get(self, instrument_id: InstrumentId) -> Instrument | None:
+        return self._by_id.get(instrument_id)
+
+    def find(self, symbol: str) -> Instrument:
+        """The instrument of a symbol in any case, or of a bare ticker where one source alone has it.
+
+        Raises UnknownSymbol with near matches, and InvalidParameter where several sources have the ticker.
+        """
+        wanted = symbol.upper()
+        if instrument := self._by_symbol.get(wanted):
+            return instrument
+        candidates = self._by_ticker.get(wanted, [])
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            choices = ", ".join(instrument.symbol for instrument in candidates)
+            raise InvalidParameter("symbol", f"{symbol!r} is quoted by several sources; say which: {choices}")
+        raise UnknownSymbol(symbol, self._near(wanted))
+
+    def _near(self, wanted: str) -> list[str]:
+        near = get_close_matches(wanted, [*self._by_symbol, *self._by_ticker], n=5, cutoff=0.6)
+        symbols = [match if match in self._by_symbol else self._by_ticker[match][0].symbol for match in near]
+        return list(dict.fromkeys(symbols))

@@ -1,0 +1,65 @@
+"""The settings of every process: one frozen Struct, built once from flags and environment, then passed down.
+
+Each field is a flag (`--flush-ms`) and an environment variable (`TICKWICK_FLUSH_MS`); the flag wins.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from app.errors import SettingsError
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    dsn: Annotated[
+        str, Meta(description="PostgreSQL connection string; libpq's own PG* variables fill what it leaves out.")
+    ] = ""
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="How much to log.")] = "info"
+    log_format: Annotated[
+        Literal["auto", "text", "json"], Meta(description="auto is text on a terminal, JSON elsewhere.")
+    ] = "auto"
+
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(description="Port to listen on.", ge=0, le=65535)] = 8000
+    pool_size: Annotated[int, Meta(description="Database connections for requests.", ge=1, le=500)] = 10
+    max_clients: Annotated[int, Meta(description="Websocket clients at once; more are told to try later.", ge=1)] = (
+        10_000
+    )
+    stream_flush_ms: Annotated[int, Meta(description="Milliseconds between frames to a client.", ge=1, le=1000)] = 20
+    heartbeat_s: Annotated[float, Meta(description="Seconds of silence after which a heartbeat is sent.", gt=0)] = 15
+    outbox_bytes: Annotated[
+        int, Meta(description="Bytes that may wait for one websocket client before it counts as slow.", ge=65_536)
+    ] = 4_194_304
+
+    flush_ms: Annotated[int, Meta(description="Milliseconds a tick waits for its batch at most.", ge=1, le=1000)] = 10
+    flush_ticks: Annotated[int, Meta(description="Ticks in a batch at most.", ge=1, le=100_000)] = 5_000
+    buffer_ticks: Annotated[
+        int, Meta(description="Ticks that may wait in memory while the database is away.", ge=1_000)
+    ] = 500_000
+    metrics_port: Annotated[int, Meta(description="Port for ingest's own /metrics; 0 serves none.", ge=0, le=65535)] = 0
+
+
+def load(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Settings from flags (None means not given), then TICKWICK_* variables, then defaults.
+
+    Raises SettingsError with every problem, one sentence each.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in msgspec.structs.fields(Settings):
+        variable = f"TICKWICK_{field.name.upper()}"
+        raw = given.get(field.name)
+        source = "--" + field.name.replace("_", "-")
+        if raw is None and variable in environ:
+            raw, source = environ[variable], variable
+        if raw is None:
+            continue
+        try:
+            values[field.name] = msgspec.convert(raw, field.type, strict=False)
+        except msgspec.ValidationError as error:
+            problems.append(f"{source} is {raw!r}: {str(error).removesuffix('.')}")
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return Settings(**values)

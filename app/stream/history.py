@@ -1,0 +1,62 @@
+"""What the stream reads of the past: the market's store over the pool."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+from app.db import Pool, translated
+from app.market import store
+from app.market.intervals import Interval
+from app.market.model import Candle, Instrument, Trade, day_start
+from app.market.store import NEVER, TOP_ID, Place, Range
+from app.stream.topics import CandlesTopic
+
+
+class StoredHistory:
+    """Every method raises DatabaseUnavailable while the database is away."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def newest_candles(self, topic: CandlesTopic) -> list[Candle]:
+        """The last two candles, ascending."""
+        return await self._candles(topic, Range(store.ALWAYS, NEVER, 2, newest=True))
+
+    async def candles_between(self, topic: CandlesTopic, start: datetime, end: datetime, limit: int) -> list[Candle]:
+        """The oldest candles of a range, ascending."""
+        return await self._candles(topic, Range(start, end, limit, newest=False))
+
+    async def day(self, instrument: Instrument) -> tuple[list[Candle], Trade | None]:
+        """The minute candles of the last 24 hours, ascending, and the last trade."""
+        now = datetime.now(UTC)
+        async with self._connection() as conn:
+            last = await store.price_at(conn, instrument, NEVER)
+            wanted = Range(day_start(now), NEVER, 2_000, newest=False)
+            return await store.candles(conn, instrument, Interval.M1, UTC, wanted, now), last
+
+    async def newest_trades(self, instrument: Instrument, limit: int) -> list[Trade]:
+        """The newest trades, ascending."""
+        async with self._connection() as conn:
+            found = await store.trades_before(conn, instrument, Place(NEVER, TOP_ID), store.ALWAYS, limit)
+        return found[::-1]
+
+    async def place_after_id(self, instrument: Instrument, after_id: int) -> Place | None:
+        """A place before every trade above an id; None where there is none."""
+        async with self._connection() as conn:
+            return await store.place_after_id(conn, instrument, after_id)
+
+    async def trades_after(self, instrument: Instrument, place: Place, after_id: int, limit: int) -> list[Trade]:
+        """Trades after a place and above an id, ascending."""
+        async with self._connection() as conn:
+            return await store.trades_after(conn, instrument, place, NEVER, limit, after_id)
+
+    async def _candles(self, topic: CandlesTopic, wanted: Range) -> list[Candle]:
+        async with self._connection() as conn:
+            series = topic.series
+            return await store.candles(conn, topic.instrument, series.interval, series.zone, wanted, datetime.now(UTC))
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[store.Connection]:
+        with translated():
+            async with self._pool.connection() as conn:
+                yield conn

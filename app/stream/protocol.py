@@ -1,0 +1,221 @@
+"""The frames of the native stream: what clients may send, what they are sent, close codes and published limits. Pure.
+
+A client sends one JSON object a frame; the server sends JSON arrays of events, each with a `type`.
+"""
+
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+from msgspec import Meta
+
+from app.market.intervals import Interval
+from app.market.model import Candle, Ticker, Trade
+
+MAX_SUBSCRIPTIONS: Final = 1_024
+MAX_MESSAGES_PER_SECOND: Final = 10
+MAX_MESSAGE_BYTES: Final = 16_384
+SNAPSHOT_TRADES: Final = 50
+
+Channel = Literal["trades", "candles", "ticker"]
+RequestId = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=64)] | None
+
+
+class Close(IntEnum):
+    """Why the server ends a connection."""
+
+    GOING_AWAY = 1012
+    TRY_LATER = 1013
+    BAD_FRAME = 4400
+    NOT_AUTHENTICATED = 4401
+    FORBIDDEN = 4403
+    SLOW_CONSUMER = 4408
+    TOO_MANY = 4429
+
+
+class BadFrame(Exception):
+    """The frame is not a JSON object of at most 16 KiB; the connection closes with 4400."""
+
+
+class BadRequest(Exception):
+    """The object is not a request that can be carried out; answered by an `error` event."""
+
+    def __init__(self, code: str, message: str, request_id: Any = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.request_id = request_id
+
+
+class _Request(msgspec.Struct, tag_field="op", tag=str.lower, forbid_unknown_fields=True, kw_only=True):
+    id: RequestId = None
+
+
+class _Topics(_Request):
+    channel: Channel
+    symbols: Annotated[list[str], Meta(min_length=1, max_length=MAX_SUBSCRIPTIONS)]
+    interval: Interval | None = None
+    timezone: str = "UTC"
+
+
+class Subscribe(_Topics):
+    """`symbols` may be `["*"]`; `interval` goes with candles alone; `since` maps symbols to the last trade id seen."""
+
+    since: dict[str, Annotated[int, Meta(ge=0, le=2**63 - 1)]] = {}
+
+
+class Unsubscribe(_Topics):
+    pass
+
+
+class List(_Request):
+    pass
+
+
+class Ping(_Request):
+    pass
+
+
+class Auth(_Request):
+    token: str
+
+
+Request = Subscribe | Unsubscribe | List | Ping | Auth
+
+_decoder: Final = msgspec.json.Decoder(Request)
+_encoder: Final = msgspec.json.Encoder()
+
+
+def decode(frame: str | bytes) -> Request:
+    """One request. Raises BadFrame for what is no JSON object, and BadRequest, with the request's id, for the rest."""
+    if len(frame) > MAX_MESSAGE_BYTES:
+        raise BadFrame(f"a message may have {MAX_MESSAGE_BYTES} bytes at most")
+    try:
+        return _decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise _explain(frame, error) from None
+
+
+def _explain(frame: str | bytes, error: Exception) -> Exception:
+    try:
+        raw = msgspec.json.decode(frame)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return BadFrame("a message is one JSON object")
+    if not isinstance(raw, dict):
+        return BadFrame("a message is one JSON object")
+    request_id = raw.get("id")
+    if not isinstance(request_id, int | str):
+        request_id = None
+    return BadRequest("bad_request", str(error), request_id)
+
+
+def zone_of(request: Subscribe | Unsubscribe) -> ZoneInfo | Any:
+    """The request's time zone. Raises BadRequest where it is none, or where the channel or interval takes none."""
+    if request.timezone == "UTC":
+        return UTC
+    if request.interval is None or not request.interval.zoned:
+        raise BadRequest("bad_request", "timezone goes with candles of 1d and above", request.id)
+    try:
+        return ZoneInfo(request.timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise BadRequest(
+            "bad_request", f"timezone {request.timezone!r} is not in the IANA database", request.id
+        ) from None
+
+
+class TradeEvent(Trade, tag_field="type", tag="trade", frozen=True, kw_only=True):
+    symbol: str
+
+
+class CandleEvent(Candle, tag_field="type", tag="candle", kw_only=True):
+    symbol: str
+    interval: Interval
+    timezone: str
+
+
+class CorrectionEvent(CandleEvent, tag="correction", kw_only=True):
+    """A past candle changed."""
+
+
+class TickerEvent(Ticker, tag_field="type", tag="ticker", frozen=True, kw_only=True):
+    symbol: str
+
+
+class GapEvent(msgspec.Struct, tag_field="type", tag="gap", frozen=True):
+    """Trades `from_id`..`to_id` were not delivered: `missing` upstream, or dropped because the client was `slow`.
+
+    Resume from the table with `since` = from_id - 1, or by REST.
+    """
+
+    symbol: str
+    from_id: int
+    to_id: int
+    reason: Literal["missing", "slow"]
+
+
+class ResetEvent(msgspec.Struct, tag_field="type", tag="reset", frozen=True, omit_defaults=True):
+    """What was delivered of this topic no longer holds: fetch it anew."""
+
+    channel: Channel
+    symbol: str
+    interval: Interval | None = None
+    timezone: str | None = None
+
+
+class Event(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True):
+    """Base of the small control events."""
+
+
+class Subscribed(Event, tag="subscribed"):
+    id: RequestId
+    channel: Channel
+    symbols: list[str]
+    interval: Interval | None = None
+    timezone: str | None = None
+
+
+class Unsubscribed(Subscribed, tag="unsubscribed"):
+    pass
+
+
+class Subscriptions(Event, tag="subscriptions"):
+    id: RequestId
+    subscriptions: list[dict[str, Any]]
+
+
+class Snapshot(Event, tag="snapshot"):
+    """Where a subscription begins: the newest trades ascending, the last closed candle and the open one, or the ticker."""
+
+    channel: Channel
+    symbol: str
+    interval: Interval | None = None
+    timezone: str | None = None
+    trades: list[Trade] | None = None
+    candles: list[Candle] | None = None
+    ticker: Ticker | None = None
+
+
+class Heartbeat(Event, tag="heartbeat"):
+    """Sent after silence, and in answer to a ping with its id."""
+
+    time: datetime
+    id: RequestId = None
+
+
+class Notice(Event, tag="notice"):
+    """The server is about to close the connection."""
+
+    message: str
+
+
+class ErrorEvent(Event, tag="error"):
+    code: str
+    message: str
+    id: RequestId = None
+
+
+def encode(event: msgspec.Struct) -> str:
+    """An event as JSON text."""
+    return _encoder.encode(event).decode()

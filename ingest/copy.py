@@ -1,0 +1,119 @@
+"""Ticks into `market.ticks`: a batch, a transaction.
+
+COPY goes straight into the table; only a batch that holds a tick twice, or one that is stored already, takes the way through a
+staging table, so that a duplicate never costs its batch.
+"""
+
+import struct
+from collections.abc import Collection, Sequence
+from datetime import UTC, date, datetime
+from typing import Any, Final, NamedTuple
+
+import psycopg
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+import sql as queries
+from app.market.model import DAY, EPOCH, MICROSECOND, Tick, from_micros, tick_problem, to_micros
+from ingest.sequence import Hole
+
+Connection = AsyncConnection[Any]
+
+_QUERIES: Final = queries.load("ingest")
+_TYPES: Final = ("timestamptz", "int4", "int8", "numeric", "numeric", "bool")
+_POSTGRES_EPOCH_US: Final = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
+_DAY_US: Final = DAY // MICROSECOND
+
+
+class _MicrosDumper(Dumper):
+    """Microseconds since 1970 as a binary timestamptz: a third of the cost of making a datetime first."""
+
+    format = Format.BINARY
+    oid = psycopg.adapters.types["timestamptz"].oid
+
+    def dump(self, obj: int) -> bytes:
+        return struct.pack("!q", obj - _POSTGRES_EPOCH_US)
+
+
+class Written(NamedTuple):
+    """What became of a batch; the three add up to its length."""
+
+    new: int
+    duplicate: int
+    refused: int
+
+
+class TickTable:
+    """Writes batches of ticks over one connection, which it makes its own: timestamps go out as integers on it.
+
+    On the engine postgres it makes the partitions that a batch needs.
+    """
+
+    def __init__(self, conn: Connection) -> None:
+        self._conn = conn
+        self._days: set[int] = set()
+        conn.adapters.register_dumper(None, _MicrosDumper)
+
+    async def write(self, ticks: Sequence[Tick], *, quiet: bool = False, holes: Collection[Hole] = ()) -> Written:
+        """Store a batch and the gaps it opens, all or nothing, each tick once; psycopg errors pass through.
+
+        `quiet` announces no tick and marks all their ranges for refresh. Ticks that the table's rules refuse are left out.
+        """
+        if not ticks:
+            return Written(0, 0, 0)
+        await self._make_room(ticks)
+        try:
+            await self._write(ticks, quiet, holes, staged=False)
+            return Written(len(ticks), 0, 0)
+        except psycopg.errors.UniqueViolation:
+            new = await self._write(ticks, quiet, holes, staged=True)
+            return Written(new, len(ticks) - new, 0)
+        except psycopg.errors.CheckViolation:
+            # A tick beyond the table's limits, or a partition that was dropped under us.
+            self._days.clear()
+            good = [tick for tick in ticks if tick_problem(tick) is None]
+            await self._make_room(good)
+            new = await self._write(good, quiet, holes, staged=True)
+            return Written(new, len(good) - new, len(ticks) - len(good))
+
+    async def _make_room(self, ticks: Sequence[Tick]) -> None:
+        days = {tick.time_us // _DAY_US for tick in ticks} - self._days
+        if days:
+            dates: list[date] = [(EPOCH + DAY * day).date() for day in days]
+            await self._conn.execute(_QUERIES["make_room"], {"days": dates})
+            self._days |= days
+
+    async def _write(self, ticks: Sequence[Tick], quiet: bool, holes: Collection[Hole], *, staged: bool) -> int:
+        async with self._conn.transaction(), self._conn.cursor() as cursor:
+            if quiet:
+                await cursor.execute(_QUERIES["be_quiet"])
+            if staged:
+                await cursor.execute(_QUERIES["make_staging"])
+                await _copy(cursor, "copy_staging", ticks)
+                await cursor.execute(_QUERIES["merge_staging"])
+            else:
+                await _copy(cursor, "copy_ticks", ticks)
+            new = cursor.rowcount
+            for hole in holes:
+                await cursor.execute(_QUERIES["open_gap"], _gap_row(hole))
+            return new
+
+
+def _gap_row(hole: Hole) -> dict[str, Any]:
+    return {
+        "instrument_id": hole.instrument_id,
+        "from_id": hole.from_id,
+        "to_id": hole.to_id,
+        "from_time": from_micros(hole.from_time_us),
+        "to_time": from_micros(hole.to_time_us),
+    }
+
+
+async def _copy(cursor: AsyncCursor[Any], query: str, ticks: Sequence[Tick]) -> None:
+    async with cursor.copy(_QUERIES[query]) as copy:
+        copy.set_types(_TYPES)
+        for tick in ticks:
+            await copy.write_row(
+                (tick.time_us, tick.instrument_id, tick.trade_id, tick.price, tick.size, tick.buyer_is_maker)
+            )

@@ -1,0 +1,151 @@
+"""Keeps past candles true: refreshes what late ticks touched, closes gaps that filled, tells the listeners.
+
+On rollup engines the candles are right already, by trigger; there it only tells. `ops.storage` says what counts as late.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import psycopg
+import structlog
+from psycopg import sql
+
+import sql as queries
+from app import db
+from app.errors import DatabaseUnavailable
+from app.market.intervals import STORED, Interval, bucket_of, next_bucket
+from app.market.model import to_micros
+from ingest.backoff import Backoff
+from sql.engine import Engine
+
+Connection = psycopg.AsyncConnection[Any]
+
+_QUERIES: Final = queries.load("ingest")
+_PAYLOAD_ITEMS: Final = 100
+_log = structlog.get_logger()
+
+
+class StaleRange(NamedTuple):
+    """Late ticks of an instrument lie between these times, both inclusive."""
+
+    id: int
+    instrument_id: int
+    start: datetime
+    end: datetime
+
+
+class Window(NamedTuple):
+    start: datetime
+    end: datetime
+
+
+def windows(ranges: Iterable[StaleRange], level: Interval, oldest: datetime, newest: datetime) -> Iterator[Window]:
+    """The whole buckets of a level that the ranges touch, merged where they overlap or meet, ascending.
+
+    Nothing before `oldest`, whose ticks may be gone; no bucket that ends after `newest`, which is not materialised yet.
+    """
+    oldest = next_bucket(bucket_of(oldest, level), level)
+    newest = bucket_of(newest, level)
+    start = end = None
+    for stale in sorted(ranges, key=lambda stale: stale.start):
+        first = max(bucket_of(stale.start, level), oldest)
+        last = min(next_bucket(bucket_of(stale.end, level), level), newest)
+        if first >= last:
+            continue
+        if start is None or end is None:
+            start, end = first, last
+        elif first <= end:
+            end = max(end, last)
+        else:
+            yield Window(start, end)
+            start, end = first, last
+    if start is not None and end is not None:
+        yield Window(start, end)
+
+
+class Refresher:
+    """One pass settles everything that was marked before it began; a pass that fails leaves its marks for the next."""
+
+    def __init__(self, conn: Connection, engine: Engine) -> None:
+        self._conn = conn
+        self._engine = engine
+
+    async def settle(self, progress: Callable[[int], None] = lambda _: None) -> int:
+        """Refresh, tell, forget. Answers how many marks were settled, and tells `progress` so after each batch of them."""
+        settled = 0
+        while ranges := await self._marked():
+            if self._engine is Engine.TIMESCALEDB:
+                await self._refresh(ranges)
+            await self._tell(ranges)
+            settled += len(ranges)
+            progress(settled)
+        return settled
+
+    async def fill_gaps(self) -> None:
+        """Close the open gaps whose ids have all arrived."""
+        await self._conn.execute(_QUERIES["fill_gaps"])
+
+    async def drop_old_ticks(self) -> None:
+        """Apply the retention of ticks on engines that have no policy for it."""
+        if self._engine is not Engine.TIMESCALEDB:
+            await self._conn.execute(_QUERIES["drop_old_ticks"])
+
+    async def _marked(self) -> list[StaleRange]:
+        cursor = await self._conn.execute(_QUERIES["stale_ranges"])
+        return [StaleRange(*row) for row in await cursor.fetchall()]
+
+    async def _refresh(self, ranges: list[StaleRange]) -> None:
+        cursor = await self._conn.execute(_QUERIES["storage"])
+        row = await cursor.fetchone()
+        assert row is not None  # ops.storage always holds its one row
+        live_window, drop_after = row
+        now = datetime.now(UTC)
+        oldest = now - drop_after if drop_after else datetime(1970, 1, 1, tzinfo=UTC)
+        for level in STORED:
+            query = sql.SQL(_QUERIES["refresh"]).format(level=sql.Literal(f"market.candles_{level}"))
+            for window in windows(ranges, level, oldest, now - live_window):
+                await self._conn.execute(query, window._asdict())
+
+    async def _tell(self, ranges: list[StaleRange]) -> None:
+        items = [(r.instrument_id, to_micros(r.start), to_micros(r.end)) for r in ranges]
+        payloads = [
+            msgspec.json.encode(items[i : i + _PAYLOAD_ITEMS]).decode() for i in range(0, len(items), _PAYLOAD_ITEMS)
+        ]
+        await self._conn.execute(_QUERIES["settle_ranges"], {"ids": [r.id for r in ranges], "payloads": payloads})
+
+
+async def keep_settled(
+    dsn: str, engine: Engine, came_late: asyncio.Event, every: timedelta = timedelta(seconds=1)
+) -> None:
+    """Settle for ever, as long as nobody else does; reconnects. `came_late` asks for a look at the open gaps."""
+    backoff = Backoff(first=0.5, ceiling=10.0)
+    while True:
+        try:
+            async with await db.connect(dsn, "tickwick refresher") as conn:
+                with db.translated():
+                    await _settle_over(Refresher(conn, engine), conn, came_late, every)
+        except DatabaseUnavailable as error:
+            _log.warning("refresher lost the database", reason=str(error))
+            await asyncio.sleep(backoff.next())
+
+
+async def _settle_over(refresher: Refresher, conn: Connection, came_late: asyncio.Event, every: timedelta) -> None:
+    await conn.execute("SELECT pg_advisory_lock(hashtext('tickwick.refresher'))")
+    hour = asyncio.get_running_loop().time()
+    while True:
+        # A policy's own refresh of the same range, or a chunk just being compressed, can make ours fail: the next pass does it.
+        with contextlib.suppress(
+            psycopg.errors.TransactionRollback, psycopg.errors.ObjectInUse, psycopg.errors.LockNotAvailable
+        ):
+            settled = await refresher.settle()
+            if settled or came_late.is_set():
+                came_late.clear()
+                await refresher.fill_gaps()
+        if asyncio.get_running_loop().time() >= hour:
+            await refresher.drop_old_ticks()
+            hour += 3600
+        await asyncio.sleep(every.total_seconds())

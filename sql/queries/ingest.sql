@@ -1,0 +1,68 @@
+-- What ingest and import write. Ticks go in by COPY; see ingest/copy.py.
+
+-- name: copy_ticks
+COPY market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker) FROM STDIN (FORMAT binary);
+
+-- name: make_staging
+CREATE TEMPORARY TABLE incoming (time timestamptz, instrument_id integer, trade_id bigint, price numeric, size numeric, buyer_is_maker boolean)
+ON COMMIT DROP;
+
+-- name: copy_staging
+COPY incoming (time, instrument_id, trade_id, price, size, buyer_is_maker) FROM STDIN (FORMAT binary);
+
+-- name: merge_staging
+-- Inserts what is new, in order of ids; the row count tells how much that was.
+INSERT INTO market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker)
+SELECT time, instrument_id, trade_id, price, size, buyer_is_maker FROM incoming ORDER BY instrument_id, trade_id
+ON CONFLICT (instrument_id, time, trade_id) DO NOTHING;
+
+-- name: make_room
+-- Makes sure that ticks of these UTC days can be inserted.
+SELECT market.make_room(%(days)s::date[]);
+
+-- name: be_quiet
+-- Until the end of the transaction: announce no ticks, and treat all as late.
+SET LOCAL tickwick.quiet = 'on';
+
+-- name: storage
+-- What the writer must know of how ticks are kept. One row.
+SELECT live_window, drop_ticks_after FROM ops.storage;
+
+-- name: last_ids
+-- The highest trade id of each instrument given, out of its newest minute of candles. A row per instrument that has ticks.
+SELECT instrument_id, candle.last_id, candle.bucket
+FROM unnest(%(instrument_ids)s::int[]) AS instrument_id,
+     LATERAL (SELECT last_id, bucket FROM market.candles_1m AS minute WHERE minute.instrument_id = instrument_id ORDER BY bucket DESC LIMIT 1) AS candle;
+
+-- name: open_gap
+INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time)
+VALUES (%(instrument_id)s, %(from_id)s, %(to_id)s, %(from_time)s, %(to_time)s) ON CONFLICT DO NOTHING;
+
+-- name: fill_gaps
+-- Closes the open gaps whose ids have all arrived since, by the unique key of ticks. A row per gap closed.
+UPDATE market.gaps AS gap SET state = 'filled', closed_at = now()
+WHERE state = 'open' AND to_id - from_id + 1 = (
+    SELECT count(*) FROM market.ticks AS tick
+    WHERE tick.instrument_id = gap.instrument_id AND tick.trade_id BETWEEN gap.from_id AND gap.to_id
+      AND tick.time BETWEEN gap.from_time - interval '1 minute' AND gap.to_time + interval '1 minute')
+RETURNING instrument_id, from_id, to_id;
+
+-- name: try_lock
+-- Takes the right to write an instrument, for as long as this connection lives.
+SELECT pg_try_advisory_lock(hashtext('tickwick.instrument'), %(instrument_id)s);
+
+-- name: stale_ranges
+-- What late ticks touched and no refresh has covered, oldest first. At most 10,000 rows.
+SELECT id, instrument_id, from_time, to_time FROM market.stale_ranges ORDER BY id LIMIT 10000;
+
+-- name: settle_ranges
+-- Forgets ranges that have been refreshed, and tells the listeners.
+WITH settled AS (DELETE FROM market.stale_ranges WHERE id = ANY(%(ids)s) RETURNING 1)
+SELECT pg_notify('corrections', payload) FROM unnest(%(payloads)s::text[]) AS payload WHERE EXISTS (SELECT FROM settled);
+
+-- name: refresh
+-- Refreshes one level of continuous aggregates over whole buckets.
+CALL refresh_continuous_aggregate({level}, %(start)s::timestamptz, %(end)s::timestamptz);
+
+-- name: drop_old_ticks
+SELECT market.drop_old_ticks();
