@@ -141,18 +141,8 @@ class Server:
     def psql_command(self, database: str = "postgres") -> str:
         """A command line for a person to paste."""
         psql = self.installation.bin_dir / "psql"
-        return shlex.join(
-            [
-                str(psql) if psql.is_file() else "psql",
-                "-h",
-                str(self._socket_dir),
-                "-p",
-                str(self.port),
-                "-U",
-                "postgres",
-                database,
-            ]
-        )
+        place = ["-h", str(self._socket_dir), "-p", str(self.port), "-U", "postgres", database]
+        return shlex.join([str(psql) if psql.is_file() else "psql", *place])
 
     def _claim(self, stack: contextlib.ExitStack) -> None:
         """Lock the data directory, new or ours."""

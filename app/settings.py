@@ -11,6 +11,8 @@ from msgspec import Meta
 
 from app.errors import SettingsError
 
+Feed = Literal["trade", "aggTrade", "kline_1s", "miniTicker"]
+
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dsn: Annotated[
@@ -33,6 +35,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, Meta(description="Bytes that may wait for one websocket client before it counts as slow.", ge=65_536)
     ] = 4_194_304
 
+    source: Annotated[
+        Literal["binance", "simulator"],
+        Meta(description="Where ticks come from; simulator is an exchange started by `tickwick simulate`."),
+    ] = "binance"
+    url: Annotated[str, Meta(description="Websocket address of the source, where it is not the usual one.")] = ""
+    rest_url: Annotated[str, Meta(description="REST address of the source, where it is not that of --url.")] = ""
+    instruments: Annotated[str, Meta(description="Tickers to track, separated by commas.")] = (
+        "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDC"
+    )
+    feed: Annotated[Feed, Meta(description="What to take as ticks.")] = "trade"
     flush_ms: Annotated[int, Meta(description="Milliseconds a tick waits for its batch at most.", ge=1, le=1000)] = 10
     flush_ticks: Annotated[int, Meta(description="Ticks in a batch at most.", ge=1, le=100_000)] = 5_000
     buffer_ticks: Annotated[

@@ -64,7 +64,7 @@ class Rejected:
     member: str = ""
 
 
-class _BadField(Exception):  # noqa: N818  # a finding about a row, which never leaves this module
+class _BadField(Exception):  # a finding about a row, which never leaves this module
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
         self.field = field

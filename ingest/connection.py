@@ -43,7 +43,7 @@ class Due(Enum):
 
     ENDED = "ended"
     SILENT = "silent"
-    AGED = "old"
+    AGED = "aged"
     CLOSING = "announced to close"
 
     @property

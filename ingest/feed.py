@@ -202,6 +202,7 @@ class _Line:
             socket = await self._dial(session, at_once=at_once)
             new = await (self._begin(socket, feed.push) if old.ended else self._hand_over(old, socket, due))
             if new:
+                await self._drop(old)
                 self._note_replaced(due)
                 return new
             at_once = False
@@ -226,7 +227,7 @@ class _Line:
             old.sink = push
             await self._drop(new)
             return None
-        await self._drop(old)
+        await self._drop(old)  # before the new one is alone: what the old one still brings must be remembered
         handover.retire_old()
         return new
 
@@ -251,6 +252,6 @@ class _Line:
         counters = self._feed.counters
         if due.planned:
             counters.rollovers += 1
-            self._feed.log.info("rolled over", old=due.value)
+            self._feed.log.info("rolled over", reason=due.value)
         else:
             counters.reconnects += 1

@@ -7,15 +7,15 @@ from itertools import islice
 from typing import Final
 
 import msgspec
-import psycopg
 import structlog
 
 import sql as queries
 from app import db
 from app.errors import DatabaseUnavailable
-from app.market.model import Instrument, InstrumentId, Tick, to_micros
+from app.market.model import Instrument, InstrumentId, Tick
 from ingest.backoff import Backoff
 from ingest.copy import Connection, TickTable
+from ingest.instruments import last_stored
 from ingest.sequence import Sequence as IdSequence
 
 _QUERIES: Final = queries.load("ingest")
@@ -125,7 +125,7 @@ class Writer:
 
     async def _write_over(self, conn: Connection) -> None:
         await self._take_locks(conn)
-        sequence = await self._sequence(conn)
+        sequence = IdSequence(await last_stored(conn, self._instruments.values()))
         table = TickTable(conn)
         self.counters.connected = True
         self.ready.set()
@@ -191,12 +191,3 @@ class Writer:
         cursor = await conn.execute(_QUERIES["try_lock"], {"instrument_id": instrument_id})
         row = await cursor.fetchone()
         return bool(row and row[0])
-
-    async def _sequence(self, conn: Connection) -> IdSequence:
-        last: dict[InstrumentId, tuple[int, int] | None] = {
-            i.id: None for i in self._instruments.values() if i.contiguous_ids
-        }
-        cursor = await conn.execute(_QUERIES["last_ids"], {"instrument_ids": list(last)})
-        for instrument_id, last_id, bucket in await cursor.fetchall():
-            last[instrument_id] = (last_id, to_micros(bucket))
-        return IdSequence(last)

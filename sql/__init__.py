@@ -21,4 +21,4 @@ def load(domain: str) -> dict[str, LiteralString]:
     if len(set(names)) != len(names):
         raise ValueError(f"queries/{domain}.sql holds a name twice")
     # The files ship with the package, so their text is as trusted as a literal.
-    return {name: cast(LiteralString, body.strip().removesuffix(";")) for name, body in zip(names, bodies, strict=True)}
+    return {name: cast("LiteralString", body.strip().removesuffix(";")) for name, body in zip(names, bodies, strict=True)}

@@ -84,7 +84,7 @@ def migrations(engine: Engine) -> list[Migration]:
         number = int(match["number"])
         if number in found:
             raise ValueError(f"migration {number:04} stands twice for the engine {engine}")
-        found[number] = Migration(number, match["name"], cast(LiteralString, file.read_text(encoding="utf-8")))
+        found[number] = Migration(number, match["name"], cast("LiteralString", file.read_text(encoding="utf-8")))
     if sorted(found) != list(range(1, len(found) + 1)):
         raise ValueError(f"the migrations of the engine {engine} are not numbered 1 to {len(found)}")
     return [found[number] for number in sorted(found)]

@@ -35,7 +35,9 @@ Symbol = Annotated[
 ]
 Start = Annotated[
     str | None,
-    Parameter(description="From this time on: ISO 8601 with an offset, a date, or Unix s, ms or µs. Then the oldest come."),
+    Parameter(
+        description="From this time on: ISO 8601 with an offset, a date, or Unix s, ms or µs. Then the oldest come."
+    ),
 ]
 End = Annotated[str | None, Parameter(description="Before this time, in the same forms.")]
 
@@ -103,7 +105,8 @@ async def candles(
     limit: Annotated[int, Parameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
     timezone: Annotated[str, Parameter(description="IANA time zone that cuts 1d 3d 1w 1M.")] = "UTC",
     fill: Annotated[
-        Literal["none", "previous"], Parameter(description="`previous` fills buckets without trades with the last close.")
+        Literal["none", "previous"],
+        Parameter(description="`previous` fills buckets without trades with the last close."),
     ] = "none",
 ) -> Response[Any]:
     """The newest candles before `end`, or the oldest from `start` on; ascending. `Accept: text/csv` answers CSV."""
@@ -211,7 +214,9 @@ async def price(
     registry: Registry,
     pool: Pool,
     symbol: Symbol,
-    at: Annotated[str | None, Parameter(description="The moment, in the forms of `start`; now where it is left out.")] = None,
+    at: Annotated[
+        str | None, Parameter(description="The moment, in the forms of `start`; now where it is left out.")
+    ] = None,
 ) -> PriceView:
     """The last price at or before a moment."""
     instrument = registry.find(symbol)
@@ -242,7 +247,9 @@ async def gaps(
     registry: Registry,
     pool: Pool,
     symbol: Symbol,
-    gap_state: Annotated[Literal["open", "filled", "unfillable"] | None, Parameter(query="state", description="Only gaps in this state.")] = None,
+    gap_state: Annotated[
+        Literal["open", "filled", "unfillable"] | None, Parameter(query="state", description="Only gaps in this state.")
+    ] = None,
     after_id: Annotated[int, Parameter(description="Only gaps that begin above this trade id.", ge=-1)] = -1,
     limit: Annotated[int, Parameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
 ) -> GapPage:

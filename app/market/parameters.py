@@ -4,7 +4,6 @@ from datetime import UTC, datetime, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-
 from app.errors import InvalidParameter
 from app.market.intervals import Interval
 from app.market.model import from_micros, to_micros
@@ -95,5 +94,3 @@ def cursor_of(text: str) -> Place:
 
 def cursor_text(place: Place) -> str:
     return f"{to_micros(place.time)}-{place.trade_id}"
-
-

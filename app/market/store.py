@@ -8,6 +8,7 @@ from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from psycopg import AsyncConnection, sql
 from psycopg.rows import args_row, scalar_row
 
@@ -184,7 +185,9 @@ async def ticker(conn: Connection, instrument: Instrument, now: datetime) -> Tic
     return Ticker(last.time, close, first, high, low, change, percent, volume, quote_volume, trades)
 
 
-class Gap(NamedTuple):
+class Gap(msgspec.Struct, frozen=True):
+    """Trade ids `from_id`..`to_id`, both inclusive, missed between ticks of the two times."""
+
     from_id: int
     to_id: int
     from_time: datetime

@@ -66,3 +66,22 @@ CALL refresh_continuous_aggregate({level}, %(start)s::timestamptz, %(end)s::time
 
 -- name: drop_old_ticks
 SELECT market.drop_old_ticks();
+
+-- name: engine
+-- The engine this database was migrated for. One row.
+SELECT engine FROM ops.engine;
+
+-- name: add_instrument
+-- Adds an instrument where none has the symbol.
+INSERT INTO market.instruments (source, ticker, base, quote, price_scale, feed, contiguous_ids, active)
+VALUES (%(source)s, %(ticker)s, %(base)s, %(quote)s, %(price_scale)s, %(feed)s, %(contiguous_ids)s, %(active)s)
+ON CONFLICT (symbol) DO NOTHING;
+
+-- name: activate_instruments
+-- Marks those of a source that are tracked from now on. A row per instrument changed.
+UPDATE market.instruments SET active = true WHERE symbol = ANY(%(symbols)s) AND NOT active;
+
+-- name: instruments
+-- The instruments of some symbols. At most one row each.
+SELECT id, symbol, source, ticker, base, quote, kind, price_scale, feed, contiguous_ids, active
+FROM market.instruments WHERE symbol = ANY(%(symbols)s) ORDER BY symbol;

@@ -6,12 +6,6 @@
 SELECT id, symbol, source, ticker, base, quote, kind, price_scale, feed, contiguous_ids, active
 FROM market.instruments ORDER BY symbol;
 
--- name: add_instrument
--- Adds an instrument where none has the symbol. One row or none.
-INSERT INTO market.instruments (source, ticker, base, quote, kind, price_scale, feed, contiguous_ids)
-VALUES (%(source)s, %(ticker)s, %(base)s, %(quote)s, %(kind)s, %(price_scale)s, %(feed)s, %(contiguous_ids)s)
-ON CONFLICT (symbol) DO NOTHING;
-
 -- name: newest_bucket
 -- The newest bucket of a level in a range, by (instrument_id, bucket). One row or none.
 SELECT bucket FROM {level} WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s ORDER BY bucket DESC LIMIT 1;

@@ -145,3 +145,18 @@ async def test_refused_next_connection_leaves_the_old_one_serving(venue: Venue) 
         await exchange.trade_until(lambda: exchange.feed.counters.rollovers == 1)
         assert venue.answers == []
         exchange.assert_exact()
+
+
+async def test_old_connection_ending_while_the_next_is_dialled_is_let_go(venue: Venue) -> None:
+    async with Exchange(venue) as exchange:
+        venue.answers = [503] * 4
+        await exchange.first.send(SHUTDOWN)
+        exchange.first.abort()
+        second = await venue.arrival()
+        await second.trade(1)
+        await exchange.sink.until(lambda ids: ids == [1])
+        second.abort()
+        third = await venue.arrival()
+        await third.trade(2)
+        await exchange.sink.until(lambda ids: ids == [1, 2])
+        assert [len(line._connections) for line in exchange.feed._lines] == [1]
