@@ -1,0 +1,5 @@
+"""`python -m app` is `tickwick`."""
+
+from app.cli import main
+
+main()
