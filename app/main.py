@@ -30,6 +30,7 @@ from app.stream.service import Stream
 
 WEB: Final = Path(__file__).parent / "web" / "dist"
 VERSION: Final = "0.1.0"
+READY_SECONDS: Final = 10.0
 
 _CONTENT_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
@@ -138,6 +139,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
+            # Until the listener is live, the registry is empty: everything would be an unknown symbol.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(READY_SECONDS):
+                    await self._app.state.stream.listener.live.wait()
             host, port = sockets[0].getsockname()[:2]
             self._ready(f"http://{host}:{port}")
 
