@@ -13,10 +13,9 @@ import psycopg
 import uvloop
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from app import db, settings
-from app.demo import DemoOptions, default_data_dir
 from app.errors import DatabaseRefused, DatabaseUnavailable, OperatorError
 from app.settings import Settings
 from app.signals import until_signal
@@ -72,7 +71,7 @@ def cli() -> None:
 @click.option("--dry-run", is_flag=True, envvar="TICKWICK_DRY_RUN", help="Say what would be done, and do nothing.")
 @click.option(
     "--engine",
-    type=click.Choice([*Engine]),
+    type=click.Choice([engine.value for engine in Engine]),
     envvar="TICKWICK_ENGINE",
     help="The storage engine, instead of the best one that the server offers.  [env: TICKWICK_ENGINE]",
 )
@@ -107,7 +106,7 @@ def set_passwords(conn: psycopg.Connection[Any]) -> None:
         password = os.environ.get(f"TICKWICK_{role.upper()}_PASSWORD")
         if password:
             name = f"tickwick_{role}"
-            verifier = conn.pgconn.encrypt_password(password.encode(), name.encode(), "scram-sha-256").decode()
+            verifier = conn.pgconn.encrypt_password(password.encode(), name.encode(), b"scram-sha-256").decode()
             query = psycopg.sql.SQL("ALTER ROLE {} PASSWORD {}").format(
                 psycopg.sql.Identifier(name), psycopg.sql.Literal(verifier)
             )
@@ -126,7 +125,7 @@ def _connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
 )
 def serve_command(**given: Any) -> None:
     """Serve REST, the live stream, the page and the API docs."""
-    from app.main import serve  # noqa: PLC0415  # the web framework is slow to import, and the other commands need none
+    from app.main import serve  # slow to import, and the other commands need no web framework
 
     _run(serve(_settings(given), lambda address: _out.print(f"serving {address}")))
 
@@ -138,7 +137,7 @@ def ingest_command(**given: Any) -> None:
 
     A second process for the same instruments waits as a hot standby.
     """
-    from ingest.service import run  # noqa: PLC0415  # as above
+    from ingest.service import run
 
     _run(until_signal(run(_settings(given), lambda symbols: _out.print(f"ingesting {', '.join(symbols)}"))))
 
@@ -176,8 +175,8 @@ def import_command(files: tuple[Path, ...], instrument: str | None, layout: Any,
 async def _import(
     loaded: Settings, files: tuple[Path, ...], instrument: str | None, layout: Any, *, strict: bool
 ) -> int:
-    from ingest import archive  # noqa: PLC0415  # as above
-    from ingest.load import FileReport, Importer  # noqa: PLC0415  # as above
+    from ingest import archive
+    from ingest.load import FileReport, Importer
 
     shown = 0
 
@@ -202,7 +201,7 @@ async def _import(
                 await importer.settle()
     if shown > MAX_REJECTIONS_SHOWN:
         _err.print(f"… and {shown - MAX_REJECTIONS_SHOWN} more rejected rows")
-    table = Table("file", "instrument", "new", "duplicate", "rejected")
+    table = Table(Column("file", overflow="fold"), "instrument", "new", "duplicate", "rejected")
     for report in reports:
         table.add_row(
             report.path.name, report.symbol, f"{report.new:,}", f"{report.duplicate:,}", f"{report.rejected:,}"
@@ -277,7 +276,8 @@ def _progress() -> Progress:
     "--misbehave",
     "misbehaviour",
     envvar="TICKWICK_MISBEHAVE",
-    help="Faults as name=value pairs, such as skip=0.01,duplicate=0.02,reorder=0.01,garbage=0.001,max_connection_seconds=60; POST /control changes them while it runs.  [env: TICKWICK_MISBEHAVE]",
+    help="Faults as name=value pairs, such as skip=0.01,duplicate=0.02,reorder=0.01,garbage=0.001,"
+    "max_connection_seconds=60; POST /control changes them while it runs.  [env: TICKWICK_MISBEHAVE]",
 )
 def simulate_command(
     port: int,
@@ -291,8 +291,8 @@ def simulate_command(
     **given: Any,
 ) -> None:
     """An exchange on this machine that speaks Binance's websocket and REST, with a market of its own or a replay."""
-    from ingest.simulator import exchange as simulator  # noqa: PLC0415  # as above
-    from ingest.simulator.replay import Replay  # noqa: PLC0415  # as above
+    from ingest.simulator import exchange as simulator
+    from ingest.simulator.replay import Replay
 
     loaded = _settings(given)
     tapes = [Replay(path, speed=speed, keep_times=keep_times) for path in replays]
@@ -309,7 +309,7 @@ DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC")
 
 
 def _misbehaviour(text: str | None) -> Any:
-    from ingest.simulator.misbehaviour import Misbehaviour  # noqa: PLC0415  # as above
+    from ingest.simulator.misbehaviour import Misbehaviour
 
     try:
         pairs = dict(pair.split("=", 1) for pair in text.split(",")) if text else {}
@@ -368,7 +368,7 @@ def demo_command(
     Runs on a local PostgreSQL with TimescaleDB where there is one, else on the PostgreSQL that comes with
     `tickwick[demo]`. Data is kept between runs.
     """
-    from app.demo import demo  # noqa: PLC0415  # as above
+    from app.demo import DemoOptions, default_data_dir, demo
 
     loaded = settings.load(given, os.environ)
     if given["log_level"] is None and "TICKWICK_LOG_LEVEL" not in os.environ:
@@ -388,8 +388,9 @@ def main() -> None:
     except click.exceptions.Abort:
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
+        _err.print(f"tickwick: {error.format_message().rstrip('.')}{hint}", markup=False, soft_wrap=True)
+        sys.exit(2)
     except (OperatorError, EngineRefused, MigrationRefused, DatabaseUnavailable, DatabaseRefused) as error:
         _err.print(f"tickwick: {error}", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -73,19 +73,17 @@ def read_numerics_as_text(conn: AsyncConnection[Any]) -> None:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Raise psycopg's errors as ours: DatabaseUnavailable for a lost or absent server, DatabaseRefused for rights and names.
+    """Raise psycopg's errors as ours: DatabaseUnavailable for a lost server, DatabaseRefused for rights and names.
 
     Errors that tell of a fault of our own (a wrong query) pass through as they are.
     """
     try:
         yield
-    except (
-        psycopg.errors.InsufficientPrivilege,
-        psycopg.errors.UndefinedTable,
-        psycopg.errors.InvalidSchemaName,
-    ) as error:
-        raise DatabaseRefused(f"{_sentence(error)}; run `tickwick migrate`, or check this role's rights") from error
-    except (PoolTimeout, psycopg.errors.QueryCanceled) as error:
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise DatabaseRefused(f"{_sentence(error)}: connect as a role that may") from error
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName) as error:
+        raise DatabaseRefused(f"{_sentence(error)}: run `tickwick migrate` first") from error
+    except (PoolTimeout, psycopg.errors.QueryCanceled, psycopg.errors.ReadOnlySqlTransaction) as error:
         raise DatabaseUnavailable(_sentence(error)) from error
     except psycopg.OperationalError as error:
         raise (DatabaseRefused if _refused(error) else DatabaseUnavailable)(_sentence(error)) from error

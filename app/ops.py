@@ -1,9 +1,9 @@
 """What operators and orchestrators ask: is it alive, is it ready, how is it doing."""
 
-
 import msgspec
 from litestar import Response, Router, get
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
@@ -28,7 +28,7 @@ async def livez() -> dict[str, str]:
 
 
 @get("/readyz", operation_id="readyz", summary="Can it serve?")
-async def readyz(pool: Pool, state: State) -> Response[Readiness]:
+async def readyz(pool: NamedDependency[Pool], state: State) -> Response[Readiness]:
     """200 when the database answers and the listener is live, else 503."""
     stream: Stream = state.stream
     database = await _answers(pool)
@@ -74,5 +74,3 @@ def serve_metrics(stream: Stream) -> CollectorRegistry:
 
 def router() -> Router:
     return Router("/", route_handlers=[livez, readyz, metrics_page], tags=["operations"])
-
-

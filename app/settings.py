@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta
 
 from app.errors import SettingsError
@@ -70,8 +71,28 @@ def load(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
             continue
         try:
             values[field.name] = msgspec.convert(raw, field.type, strict=False)
-        except msgspec.ValidationError as error:
-            problems.append(f"{source} is {raw!r}: {str(error).removesuffix('.')}")
+        except msgspec.ValidationError:
+            problems.append(f"{source} is {raw!r}, but must be {_wanted(field.type)}")
     if problems:
         raise SettingsError("; ".join(problems))
     return Settings(**values)
+
+
+def _wanted(annotation: Any) -> str:
+    """What a setting may be, in words, out of its type."""
+    kind = msgspec.inspect.type_info(annotation)
+    if isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    match kind:
+        case msgspec.inspect.LiteralType():
+            return "one of " + ", ".join(map(str, kind.values))
+        case msgspec.inspect.IntType() | msgspec.inspect.FloatType():
+            number = "a whole number" if isinstance(kind, msgspec.inspect.IntType) else "a number"
+            bounds = [
+                f"{word} {bound:,}"
+                for word, bound in (("above", kind.gt), ("at least", kind.ge), ("at most", kind.le))
+                if bound is not None
+            ]
+            return " and ".join([f"{number} {bounds[0]}", *bounds[1:]]) if bounds else number
+        case _:
+            return "text"

@@ -37,7 +37,9 @@ def configure_logging(settings: Settings) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=max(level, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
+    )
 
 
 class _Values(Collector):
@@ -51,7 +53,7 @@ class _Values(Collector):
 
 
 def metrics(values: Iterable[Value]) -> CollectorRegistry:
-    """A registry that reads plain counters when it is scraped: nothing is counted twice, and nothing on the hot path."""
+    """A registry that reads plain counters when it is scraped, so that the hot path counts nothing twice."""
     registry = CollectorRegistry()
     registry.register(_Values(values))
     return registry

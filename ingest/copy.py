@@ -1,7 +1,7 @@
 """Ticks into `market.ticks`: a batch, a transaction.
 
-COPY goes straight into the table; only a batch that holds a tick twice, or one that is stored already, takes the way through a
-staging table, so that a duplicate never costs its batch.
+COPY goes straight into the table; only a batch that holds a tick twice, or one that is stored already, takes the way
+through a staging table, so that a duplicate never costs its batch.
 """
 
 import struct
@@ -24,6 +24,10 @@ _QUERIES: Final = queries.load("ingest")
 _TYPES: Final = ("timestamptz", "int4", "int8", "numeric", "numeric", "bool")
 _POSTGRES_EPOCH_US: Final = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 _DAY_US: Final = DAY // MICROSECOND
+
+
+# How a tick that cannot be stored shows: by the table's rules, or already by its encoding.
+_UNFIT: Final = (psycopg.errors.CheckViolation, psycopg.DataError, OverflowError, struct.error)
 
 
 class _MicrosDumper(Dumper):
@@ -58,10 +62,19 @@ class TickTable:
     async def write(self, ticks: Sequence[Tick], *, quiet: bool = False, holes: Collection[Hole] = ()) -> Written:
         """Store a batch and the gaps it opens, all or nothing, each tick once; psycopg errors pass through.
 
-        `quiet` announces no tick and marks all their ranges for refresh. Ticks that the table's rules refuse are left out.
+        `quiet` announces no tick and marks all their ranges for refresh. Ticks that the table's rules refuse, or that
+        are older than it keeps them, are left out.
         """
         if not ticks:
             return Written(0, 0, 0)
+        try:
+            return await self._store(ticks, quiet, holes)
+        except _UNFIT:
+            self._days.clear()  # a partition may have been dropped under us
+            fit = await self._fit(ticks)
+            return (await self._store(fit, quiet, holes))._replace(refused=len(ticks) - len(fit))
+
+    async def _store(self, ticks: Sequence[Tick], quiet: bool, holes: Collection[Hole]) -> Written:
         await self._make_room(ticks)
         try:
             await self._write(ticks, quiet, holes, staged=False)
@@ -69,13 +82,13 @@ class TickTable:
         except psycopg.errors.UniqueViolation:
             new = await self._write(ticks, quiet, holes, staged=True)
             return Written(new, len(ticks) - new, 0)
-        except psycopg.errors.CheckViolation:
-            # A tick beyond the table's limits, or a partition that was dropped under us.
-            self._days.clear()
-            good = [tick for tick in ticks if tick_problem(tick) is None]
-            await self._make_room(good)
-            new = await self._write(good, quiet, holes, staged=True)
-            return Written(new, len(good) - new, len(ticks) - len(good))
+
+    async def _fit(self, ticks: Sequence[Tick]) -> list[Tick]:
+        """The ticks that the table takes."""
+        cursor = await self._conn.execute(_QUERIES["kept_since"])
+        row = await cursor.fetchone()
+        since_us = to_micros(row[0]) if row and row[0] else 0
+        return [tick for tick in ticks if tick_problem(tick) is None and tick.time_us >= since_us]
 
     async def _make_room(self, ticks: Sequence[Tick]) -> None:
         days = {tick.time_us // _DAY_US for tick in ticks} - self._days

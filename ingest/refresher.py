@@ -1,12 +1,13 @@
 """Keeps past candles true: refreshes what late ticks touched, closes gaps that filled, tells the listeners.
 
-On rollup engines the candles are right already, by trigger; there it only tells. `ops.storage` says what counts as late.
+On rollup engines the candles are right already, by trigger; there it only tells. `ops.storage` says what counts as
+late.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ import sql as queries
 from app import db
 from app.errors import DatabaseUnavailable
 from app.market.intervals import STORED, Interval, bucket_of, next_bucket
-from app.market.model import to_micros
+from app.market.model import MICROSECOND, to_micros
 from ingest.backoff import Backoff
 from sql.engine import Engine
 
@@ -26,6 +27,8 @@ Connection = psycopg.AsyncConnection[Any]
 
 _QUERIES: Final = queries.load("ingest")
 _PAYLOAD_ITEMS: Final = 100
+# Batches take seven times as long, and before 2.29.0 they miss a tick exactly on a bucket's start.
+_AT_ONCE: Final = sql.SQL(""", options => '{"buckets_per_batch": 0}'""")
 _log = structlog.get_logger()
 
 
@@ -43,28 +46,34 @@ class Window(NamedTuple):
     end: datetime
 
 
-def windows(ranges: Iterable[StaleRange], level: Interval, oldest: datetime, newest: datetime) -> Iterator[Window]:
+def windows(
+    ranges: Iterable[StaleRange], level: Interval, *, oldest: datetime, newest: datetime, watermark: datetime
+) -> Iterator[Window]:
     """The whole buckets of a level that the ranges touch, merged where they overlap or meet, ascending.
 
-    Nothing before `oldest`, whose ticks may be gone; no bucket that ends after `newest`, which is not materialised yet.
+    Nothing before `oldest`, whose ticks may be gone. Below the `watermark` a level answers with what it has
+    materialised alone, so what goes beyond it begins at it: a refresh moves it up, and must leave nothing behind that
+    is not materialised. Beyond it, no bucket that ends after `newest`: the level computes those anew for each reader.
     """
-    oldest = next_bucket(bucket_of(oldest, level), level)
-    newest = bucket_of(newest, level)
-    start = end = None
+    oldest = next_bucket(bucket_of(oldest - MICROSECOND, level), level)
+    newest = max(bucket_of(newest, level), watermark)
+    merged: Window | None = None
     for stale in sorted(ranges, key=lambda stale: stale.start):
-        first = max(bucket_of(stale.start, level), oldest)
-        last = min(next_bucket(bucket_of(stale.end, level), level), newest)
-        if first >= last:
+        start = max(bucket_of(stale.start, level), oldest)
+        end = min(next_bucket(bucket_of(stale.end, level), level), newest)
+        if start >= end:
             continue
-        if start is None or end is None:
-            start, end = first, last
-        elif first <= end:
-            end = max(end, last)
+        if end > watermark:
+            start = min(start, watermark)
+        if merged is None:
+            merged = Window(start, end)
+        elif start <= merged.end:
+            merged = Window(min(start, merged.start), max(end, merged.end))
         else:
-            yield Window(start, end)
-            start, end = first, last
-    if start is not None and end is not None:
-        yield Window(start, end)
+            yield merged
+            merged = Window(start, end)
+    if merged is not None:
+        yield merged
 
 
 class Refresher:
@@ -75,7 +84,7 @@ class Refresher:
         self._engine = engine
 
     async def settle(self, progress: Callable[[int], None] = lambda _: None) -> int:
-        """Refresh, tell, forget. Answers how many marks were settled, and tells `progress` so after each batch of them."""
+        """Refresh, tell, forget. Answers how many marks were settled; `progress` hears it after each batch of them."""
         settled = 0
         while ranges := await self._marked():
             if self._engine is Engine.TIMESCALEDB:
@@ -99,15 +108,12 @@ class Refresher:
         return [StaleRange(*row) for row in await cursor.fetchall()]
 
     async def _refresh(self, ranges: list[StaleRange]) -> None:
-        cursor = await self._conn.execute(_QUERIES["storage"])
-        row = await cursor.fetchone()
-        assert row is not None  # ops.storage always holds its one row
-        live_window, drop_after = row
-        now = datetime.now(UTC)
-        oldest = now - drop_after if drop_after else datetime(1970, 1, 1, tzinfo=UTC)
-        for level in STORED:
-            query = sql.SQL(_QUERIES["refresh"]).format(level=sql.Literal(f"market.candles_{level}"))
-            for window in windows(ranges, level, oldest, now - live_window):
+        cursor = await self._conn.execute(_QUERIES["refresh_bounds"])
+        bounds = await cursor.fetchall()
+        for level, (newest, oldest, watermark, batches) in zip(STORED, bounds, strict=True):
+            options = _AT_ONCE if batches else sql.SQL("")
+            query = sql.SQL(_QUERIES["refresh"]).format(level=sql.Literal(f"market.candles_{level}"), options=options)
+            for window in windows(ranges, level, oldest=oldest, newest=newest, watermark=watermark):
                 await self._conn.execute(query, window._asdict())
 
     async def _tell(self, ranges: list[StaleRange]) -> None:
@@ -137,7 +143,8 @@ async def _settle_over(refresher: Refresher, conn: Connection, came_late: asynci
     await conn.execute("SELECT pg_advisory_lock(hashtext('tickwick.refresher'))")
     hour = asyncio.get_running_loop().time()
     while True:
-        # A policy's own refresh of the same range, or a chunk just being compressed, can make ours fail: the next pass does it.
+        # A policy's own refresh of the same range, or a chunk just being compressed, can make ours fail: the next pass
+        # does it.
         with contextlib.suppress(
             psycopg.errors.TransactionRollback, psycopg.errors.ObjectInUse, psycopg.errors.LockNotAvailable
         ):

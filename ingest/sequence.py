@@ -23,7 +23,7 @@ class Sequence:
     """
 
     def __init__(self, last: dict[InstrumentId, tuple[int, int] | None]) -> None:
-        """`last` holds the last stored (trade_id, time_us) of each contiguous instrument, None where it has no ticks."""
+        """`last` holds the last stored (trade_id, time_us) of contiguous instruments, None where one has no ticks."""
         self._last = dict(last)
 
     def observe(self, ticks: Iterable[Tick]) -> tuple[list[Hole], bool]:

@@ -39,10 +39,10 @@ class WriterCounters(msgspec.Struct):
 class Writer:
     """Stores each tick pushed to it once, in the order of pushes, while it holds the right to write its instruments.
 
-    One transaction a flush: at `flush_ticks` ticks, or when the oldest has waited `flush_seconds`. While the database is
-    away the ticks stay in the buffer; at `buffer_ticks` the newest ones are dropped and counted, and the jump in their ids opens
-    a gap once writing resumes. While the database is there a full buffer makes `push` answer False instead: the caller
-    waits for `room`.
+    One transaction a flush: at `flush_ticks` ticks, or when the oldest has waited `flush_seconds`. While the database
+    is away the ticks stay in the buffer; at `buffer_ticks` the newest ones are dropped and counted, and the jump in
+    their ids opens a gap once writing resumes. While the database is there a full buffer makes `push` answer False
+    instead: the caller waits for `room`.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Writer:
         self._full_batch.set()
 
     async def run(self) -> None:
-        """Write until stopped and drained; reconnects for ever. Raises DatabaseRefused when the server turns us away."""
+        """Write until stopped and drained; reconnects for ever. Raises DatabaseRefused when the server refuses us."""
         backoff = Backoff(first=0.05, ceiling=2.0)
         while not (self._stopping and not self._buffer):
             try:
@@ -178,8 +178,11 @@ class Writer:
             self._came_late()
 
     async def _take_locks(self, conn: Connection) -> None:
-        """Wait until every instrument is ours to write; another ingester holds them for as long as it is connected."""
-        for instrument in self._instruments.values():
+        """Wait until every instrument is ours to write; another ingester holds them for as long as it is connected.
+
+        In order of their ids, so that two ingesters never wait for each other.
+        """
+        for _, instrument in sorted(self._instruments.items()):
             waiting = False
             while not await self._try_lock(conn, instrument.id):
                 if not waiting:

@@ -19,7 +19,7 @@ class Engine(StrEnum):
 
 
 class EngineRefused(Exception):
-    """The server cannot carry the product, or not on the engine that was asked for; the text says why, in one sentence."""
+    """The server cannot carry the product, or not on the engine asked for; the text says why in one sentence."""
 
 
 class Choice(NamedTuple):
@@ -89,7 +89,8 @@ def _by_licence(server: Server, wanted: Engine | None) -> Choice:
     community = server.licence == "timescale"
     if wanted is Engine.TIMESCALEDB and not community:
         raise EngineRefused(
-            f"the engine timescaledb needs the Community licence: timescaledb.license is '{server.licence}' on this server, not 'timescale'"
+            "the engine timescaledb needs the Community licence:"
+            f" timescaledb.license is '{server.licence}' on this server, not 'timescale'"
         )
     if community and wanted is not Engine.TIMESCALEDB_APACHE:
         return Choice(Engine.TIMESCALEDB, f"TimescaleDB {server.timescaledb} with the Community licence is there")

@@ -1,8 +1,9 @@
-"""Forward-only migrations: numbered, checksummed, one at a time under an advisory lock, each in a transaction of its own.
+"""Forward-only migrations: numbered, checksummed, one at a time under an advisory lock, each in its own transaction.
 
-A file is named `NNNN_verb_object[.engine …].sql`; with engines in its name it runs on those alone. Its header says why, which
-locks it takes and how to undo it. Two header lines change how it runs: `-- As:` names the role (operator, which is the
-connected one; owner, the default; writer), and `-- Transaction: none` outside a transaction (the file then holds a single statement).
+A file is named `NNNN_verb_object[.engine …].sql`; with engines in its name it runs on those alone. Its header says why,
+which locks it takes and how to undo it. Two header lines change how it runs: `-- As:` names the role (operator, which
+is the connected one; owner, the default; writer), and `-- Transaction: none` runs it outside a transaction (the file
+then holds a single statement).
 """
 
 import hashlib
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Final, LiteralString, NamedTuple, cast
+from typing import Final, LiteralString, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -40,7 +41,7 @@ CREATE TABLE IF NOT EXISTS ops.migrations (
 
 
 class MigrationRefused(Exception):
-    """The database's history does not fit these files; the text says how, in one sentence."""
+    """The database's history does not fit these files, or a right is missing; the text says so in one sentence."""
 
 
 class Migration(NamedTuple):
@@ -84,7 +85,7 @@ def migrations(engine: Engine) -> list[Migration]:
         number = int(match["number"])
         if number in found:
             raise ValueError(f"migration {number:04} stands twice for the engine {engine}")
-        found[number] = Migration(number, match["name"], cast("LiteralString", file.read_text(encoding="utf-8")))
+        found[number] = Migration(number, match["name"], file.read_text(encoding="utf-8"))
     if sorted(found) != list(range(1, len(found) + 1)):
         raise ValueError(f"the migrations of the engine {engine} are not numbered 1 to {len(found)}")
     return [found[number] for number in sorted(found)]
@@ -99,10 +100,10 @@ def migrate(
 ) -> Outcome:
     """Bring the database up to date on its recorded engine, or on the best one the server offers, and record it.
 
-    `conn` must be in autocommit mode. With `dry_run`, nothing is changed and `applied` lists what would be. Two runs at once
-    wait for each other. Raises EngineRefused and MigrationRefused, and psycopg errors as they come.
+    `conn` must be in autocommit mode. With `dry_run`, nothing is changed and `applied` lists what would be. Two runs at
+    once wait for each other. Raises EngineRefused and MigrationRefused, and other psycopg errors as they come.
     """
-    with _lock(conn):
+    with _lock(conn), _rights(conn):
         recorded = recorded_engine(conn)
         if recorded and wanted not in (None, recorded.engine):
             raise EngineRefused(
@@ -130,7 +131,7 @@ def recorded_engine(conn: psycopg.Connection) -> Choice | None:
 
 
 def _pending(conn: psycopg.Connection, known: list[Migration], begun: bool) -> list[Migration]:
-    done = dict(conn.execute("SELECT number, checksum FROM ops.migrations").fetchall()) if begun else {}
+    done: dict[int, str] = dict(conn.execute("SELECT number, checksum FROM ops.migrations").fetchall()) if begun else {}
     newest = len(known)
     if done and max(done) > newest:
         raise MigrationRefused(f"the database is at migration {max(done):04}, newer than this version's {newest:04}")
@@ -174,6 +175,17 @@ def _role(conn: psycopg.Connection, migration: Migration) -> Iterator[None]:
     conn.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(f"tickwick_{migration.role}")))
     yield
     conn.execute("RESET ROLE")
+
+
+@contextmanager
+def _rights(conn: psycopg.Connection) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise MigrationRefused(
+            f"the role {conn.info.user} may not migrate {conn.info.dbname} ({error.diag.message_primary}):"
+            " let the database's owner do it, as a role with CREATEROLE, or a superuser"
+        ) from error
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Databases for the tests, on each engine that this machine can run.
 
-`database` runs a test once for each engine, `@pytest.mark.engines("timescaledb")` for those named alone; `any_database` runs it
-once, on plain PostgreSQL. TICKWICK_TEST_TIMESCALEDB_DSN names a superuser's connection to a TimescaleDB server to be thrown
-away afterwards: roles stay behind on it.
+`database` runs a test once for each engine, `@pytest.mark.engines("timescaledb")` for those named alone; `any_database`
+runs it once, on plain PostgreSQL. TICKWICK_TEST_TIMESCALEDB_DSN names a superuser's connection to a TimescaleDB server
+to be thrown away afterwards: roles stay behind on it.
 """
 
 from collections.abc import Iterator

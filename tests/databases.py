@@ -1,4 +1,4 @@
-"""The databases of the tests: a server for each engine that can be had, a migrated template on it, a clone for each test."""
+"""The databases of the tests: a server for each engine to be had, a migrated template on it, a clone for each test."""
 
 import contextlib
 import itertools
@@ -105,19 +105,20 @@ class Databases:
 
     def server(self, engine: Engine) -> Server:
         """The private server of an engine, running."""
-        server = self._servers.get(engine)
-        if server is None:
-            installation = self._installation(engine)
-            assert installation is not None, self.missing(engine)
-            # Not pytest's own folders, which are shut to all but the user: root's server runs as somebody else.
-            folder = self._stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="tickwick-test-", ignore_cleanup_errors=True)
-            )
+        if engine not in self._servers:
+            self._servers[engine] = self._stack.enter_context(self.fresh_server(engine))
+        return self._servers[engine]
+
+    @contextlib.contextmanager
+    def fresh_server(self, engine: Engine) -> Iterator[Server]:
+        """A server of its own for a test that needs one without roles, or that breaks it."""
+        installation = self._installation(engine)
+        assert installation is not None, self.missing(engine)
+        # Not pytest's own folders, which are shut to all but the user: root's server runs as somebody else.
+        with tempfile.TemporaryDirectory(prefix="tickwick-test-", ignore_cleanup_errors=True) as folder:
             Path(folder).chmod(0o711)
-            server = Server(installation, Path(folder, "data"), settings=_SETTINGS[engine])
-            self._stack.enter_context(server)
-            self._servers[engine] = server
-        return server
+            with Server(installation, Path(folder, "data"), settings=_SETTINGS[engine]) as server:
+                yield server
 
     @contextlib.contextmanager
     def empty(self, engine: Engine) -> Iterator[str]:
@@ -151,7 +152,7 @@ class Databases:
                 migrate(conn, wanted=engine)
                 if engine is Engine.TIMESCALEDB and self._external:
                     for role in _ROLES:
-                        conn.execute(f"ALTER ROLE tickwick_{role} PASSWORD '{_PASSWORD}'")  # type: ignore[call-overload]
+                        conn.execute(f"ALTER ROLE tickwick_{role} PASSWORD '{_PASSWORD}'")
             if engine is Engine.TIMESCALEDB and self._external:
                 _stop_workers(dsn)
             self._templates[engine] = str(conninfo_to_dict(dsn)["dbname"])
@@ -179,7 +180,7 @@ def _as_role(dsn: str, role: str) -> str:
     parts = {**conninfo_to_dict(dsn), "user": f"tickwick_{role}"}
     if parts.get("password"):
         parts["password"] = _PASSWORD
-    return make_conninfo(**parts)
+    return make_conninfo("", **parts)
 
 
 def _stop_workers(dsn: str) -> None:

@@ -24,6 +24,7 @@ class OpenCandle:
         "low",
         "open",
         "quote_volume",
+        "start_us",
         "taker_buy_quote_volume",
         "taker_buy_volume",
         "trades",
@@ -32,6 +33,7 @@ class OpenCandle:
 
     def __init__(self, bucket: datetime, end: datetime, first: Tick) -> None:
         self.bucket = bucket
+        self.start_us = to_micros(bucket)
         self.end_us = to_micros(end)
         self.open = self.high = self.low = self.close = first.price
         self.first_id = self.last_id = first.trade_id
@@ -44,6 +46,7 @@ class OpenCandle:
         """Go on from a candle read from the database."""
         self = cls.__new__(cls)
         self.bucket = candle.time
+        self.start_us = to_micros(candle.time)
         self.end_us = to_micros(end)
         for name in ("open", "high", "low", "close", "volume", "quote_volume"):
             setattr(self, name, Decimal(getattr(candle, name)))
@@ -98,8 +101,8 @@ class OpenCandle:
 class CandleSeries:
     """The newest candles of one instrument, interval and time zone, kept from ticks that come in order of their ids.
 
-    `open` is the candle still growing, or None when the clock closed the last one and no tick has followed; `previous` is
-    the last closed one.
+    `open` is the candle still growing, or None when the clock closed the last one and no tick has followed; `previous`
+    is the last closed one.
     """
 
     def __init__(self, interval: Interval, zone: tzinfo, contiguous_ids: bool) -> None:
@@ -111,26 +114,32 @@ class CandleSeries:
         self._closed_until_us = 0
 
     def resume(self, candles: Iterable[Candle]) -> int:
-        """Start from the newest candles of the database, ascending; answers the last trade id they hold."""
+        """Start from the newest candles of the database, ascending; answers the last trade id they hold, or -1."""
         last_id = -1
         self.open = self.previous = None
+        self._closed_until_us = 0
         for candle in candles:
+            if self.open is not None:
+                self.close()  # a newer one follows, whatever our clock says
             end = next_bucket(candle.time, self.interval, self.zone)
-            last_id = max(last_id, candle.last_id or -1)
+            last_id = max(last_id, -1 if candle.last_id is None else candle.last_id)
             if candle.closed:
-                self.previous, self.open = candle, None
+                self.previous = candle
                 self._closed_until_us = to_micros(end)
             else:
                 self.open = OpenCandle.resume(candle, end)
         return last_id
 
     def add(self, tick: Tick) -> Candle | None:
-        """Fold in a tick, and answer the candle that it closes by opening the next. Raises LateTick for a bucket that is past."""
+        """Fold in a tick, and answer the candle that it closes by opening the next.
+
+        Raises LateTick for a bucket that is past.
+        """
         current = self.open
-        if current is not None and tick.time_us < current.end_us and tick.time_us >= to_micros(current.bucket):
+        if current is not None and current.start_us <= tick.time_us < current.end_us:
             current.add(tick)
             return None
-        if tick.time_us < (current.end_us if current else self._closed_until_us):
+        if tick.time_us < (current.start_us if current else self._closed_until_us):
             raise LateTick
         closed = self.close() if current else None
         bucket = bucket_of(from_micros(tick.time_us), self.interval, self.zone)

@@ -9,15 +9,25 @@ from app.market.model import Candle
 
 
 def filled(
-    candles: Sequence[Candle], interval: Interval, zone: tzinfo, until: datetime, open_since: datetime
+    candles: Sequence[Candle],
+    interval: Interval,
+    zone: tzinfo,
+    *,
+    since: datetime,
+    until: datetime,
+    open_since: datetime,
 ) -> Iterator[Candle]:
-    """The candles, ascending, with every bucket between them, and after them up to the one that holds `until`, filled."""
+    """The candles, ascending, with every bucket between them filled, and after them up to the one that holds `until`.
+
+    Nothing before `since`, however far back the first candle lies: what is filled in stays as short as the range.
+    """
+    since = bucket_of(since, interval, zone)
     for candle, after in pairwise([*candles, None]):
-        if candle is None:
-            return
-        yield candle
+        assert candle is not None  # only the last of all is
+        if candle.time >= since:
+            yield candle
         stop = after.time if after else next_bucket(bucket_of(until, interval, zone), interval, zone)
-        bucket = next_bucket(candle.time, interval, zone)
+        bucket = max(next_bucket(candle.time, interval, zone), since)
         while bucket < stop:
             yield flat(bucket, candle.close, closed=bucket < open_since)
             bucket = next_bucket(bucket, interval, zone)

@@ -11,8 +11,9 @@ from urllib.parse import urlencode
 import msgspec
 from litestar import MediaType, Request, Response, Router, get
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter
 
 from app.db import Pool, translated
 from app.errors import InvalidParameter, NothingThere
@@ -28,22 +29,22 @@ CSV: Final = "text/csv"
 
 Symbol = Annotated[
     str,
-    Parameter(
+    PathParameter(
         description="`SOURCE:TICKER`, or the ticker alone where one source has it.",
         max_length=60,
     ),
 ]
 Start = Annotated[
     str | None,
-    Parameter(
+    QueryParameter(
         description="From this time on: ISO 8601 with an offset, a date, or Unix s, ms or µs. Then the oldest come."
     ),
 ]
-End = Annotated[str | None, Parameter(description="Before this time, in the same forms.")]
+End = Annotated[str | None, QueryParameter(description="Before this time, in the same forms.")]
 
 
 class CandlePage(msgspec.Struct):
-    """Candles in ascending order; `next` is the path of the next page: newer ones where `start` was given, else older."""
+    """Candles, ascending; `next` is the path of the next page: newer ones where `start` was given, else older ones."""
 
     symbol: str
     interval: Interval
@@ -96,17 +97,19 @@ ERRORS: Final = {
 @get("/candles/{symbol:str}", operation_id="getCandles", summary="Candles", responses=ERRORS)
 async def candles(
     request: Request[Any, Any, State],
-    registry: Registry,
-    pool: Pool,
+    registry: NamedDependency[Registry],
+    pool: NamedDependency[Pool],
     symbol: Symbol,
-    interval: Annotated[str, Parameter(description=f"One of {' '.join(Interval)}.")] = "1m",
+    interval: Annotated[str, QueryParameter(description=f"One of {' '.join(Interval)}.")] = "1m",
     start: Start = None,
     end: End = None,
-    limit: Annotated[int, Parameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
-    timezone: Annotated[str, Parameter(description="IANA time zone that cuts 1d 3d 1w 1M.")] = "UTC",
+    limit: Annotated[int, QueryParameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
+    timezone: Annotated[
+        str, QueryParameter(description="IANA time zone or offset such as +05:30 that cuts 1d 3d 1w 1M.")
+    ] = "UTC",
     fill: Annotated[
         Literal["none", "previous"],
-        Parameter(description="`previous` fills buckets without trades with the last close."),
+        QueryParameter(description="`previous` fills buckets without trades with the last close."),
     ] = "none",
 ) -> Response[Any]:
     """The newest candles before `end`, or the oldest from `start` on; ascending. `Accept: text/csv` answers CSV."""
@@ -126,12 +129,12 @@ async def candles(
             rows = await store.candles(conn, instrument, chosen, zone, wanted, now)
             if fill == "previous":
                 rows = await _filled(conn, instrument, chosen, zone, wanted, rows, now)
-    if _wants_csv(request):
-        return _as_csv(rows, Candle)
     following = None
     if len(rows) == wanted.limit:
         edge = {"end": rows[0].time} if wanted.newest else {"start": next_bucket(rows[-1].time, chosen, zone)}
         following = _next(request, edge)
+    if _wants_csv(request):
+        return _as_csv(rows, Candle, following)
     return Response(CandlePage(instrument.symbol, chosen, timezone, rows, following))
 
 
@@ -145,32 +148,35 @@ async def _filled(
     now: datetime,
 ) -> list[Candle]:
     open_since = bucket_of(now, interval, zone)
-    if not wanted.newest:
-        # The buckets between `start` and the first candle take the close before `start`.
-        first = bucket_of(wanted.start, interval, zone)
-        first = first if first >= wanted.start else next_bucket(first, interval, zone)
-        if not rows or rows[0].time > first:
-            before = await store.price_at(conn, instrument, first - MICROSECOND)
-            if before is not None and first < wanted.end and first <= now:
-                rows = [flat(first, before.price, closed=first < open_since), *rows]
     until = min(wanted.end - MICROSECOND, now)
-    complete = filled(rows, interval, zone, until, open_since)
     if wanted.newest:
-        return [*complete][-wanted.limit :]
+        newest = max([bucket_of(until, interval, zone), *(candle.time for candle in rows[-1:])])
+        since = next_bucket(newest, interval, zone, 1 - wanted.limit)
+    else:
+        since = bucket_of(wanted.start - MICROSECOND, interval, zone)
+        since = next_bucket(since, interval, zone)
+        # The buckets between `start` and the first candle take the close before `start`.
+        if since <= until and not (rows and rows[0].time == since):
+            before = await store.price_at(conn, instrument, since - MICROSECOND)
+            if before is not None:
+                rows = [flat(since, before.price, closed=since < open_since), *rows]
+    complete = filled(rows, interval, zone, since=since, until=until, open_since=open_since)
     return [*islice(complete, wanted.limit)]
 
 
 @get("/ticks/{symbol:str}", operation_id="getTicks", summary="Ticks", responses=ERRORS)
 async def ticks(
     request: Request[Any, Any, State],
-    registry: Registry,
-    pool: Pool,
+    registry: NamedDependency[Registry],
+    pool: NamedDependency[Pool],
     symbol: Symbol,
     start: Start = None,
     end: End = None,
-    after_id: Annotated[int | None, Parameter(description="Only trade ids above this, ascending.", ge=0)] = None,
-    cursor: Annotated[str | None, Parameter(description="Where the page before ended; part of its `next`.")] = None,
-    limit: Annotated[int, Parameter(description="How many at most, up to 10,000.")] = parameters.DEFAULT_LIMIT,
+    after_id: Annotated[int | None, QueryParameter(description="Only trade ids above this, ascending.", ge=0)] = None,
+    cursor: Annotated[
+        str | None, QueryParameter(description="Where the page before ended; part of its `next`.")
+    ] = None,
+    limit: Annotated[int, QueryParameter(description="How many at most, up to 10,000.")] = parameters.DEFAULT_LIMIT,
 ) -> Response[Any]:
     """The newest ticks before `end`, newest first; or the oldest from `start` or above `after_id` on, ascending."""
     instrument = registry.find(symbol)
@@ -189,16 +195,16 @@ async def ticks(
                     place = max(place, Place(first, NO_ID)) if place else Place(NEVER, TOP_ID)
                 after = after_id if after_id is not None else NO_ID
                 rows = await store.trades_after(conn, instrument, place or Place(first, NO_ID), last, count, after)
-    if _wants_csv(request):
-        return _as_csv(rows, Trade)
     following = None
     if len(rows) == count:
         following = _next(request, {"cursor": parameters.cursor_text(Place(rows[-1].time, rows[-1].trade_id))})
+    if _wants_csv(request):
+        return _as_csv(rows, Trade, following)
     return Response(TickPage(instrument.symbol, rows, following))
 
 
 @get("/ticker/{symbol:str}", operation_id="getTicker", summary="Ticker", responses=ERRORS)
-async def ticker(registry: Registry, pool: Pool, symbol: Symbol) -> TickerView:
+async def ticker(registry: NamedDependency[Registry], pool: NamedDependency[Pool], symbol: Symbol) -> TickerView:
     """The last price, and the last 24 hours to the minute."""
     instrument = registry.find(symbol)
     with translated():
@@ -211,11 +217,11 @@ async def ticker(registry: Registry, pool: Pool, symbol: Symbol) -> TickerView:
 
 @get("/price/{symbol:str}", operation_id="getPrice", summary="Price at a moment", responses=ERRORS)
 async def price(
-    registry: Registry,
-    pool: Pool,
+    registry: NamedDependency[Registry],
+    pool: NamedDependency[Pool],
     symbol: Symbol,
     at: Annotated[
-        str | None, Parameter(description="The moment, in the forms of `start`; now where it is left out.")
+        str | None, QueryParameter(description="The moment, in the forms of `start`; now where it is left out.")
     ] = None,
 ) -> PriceView:
     """The last price at or before a moment."""
@@ -230,13 +236,13 @@ async def price(
 
 
 @get("/instruments", operation_id="listInstruments", summary="Instruments")
-async def instruments(registry: Registry) -> InstrumentList:
+async def instruments(registry: NamedDependency[Registry]) -> InstrumentList:
     """All instruments, by symbol."""
     return InstrumentList(registry.all)
 
 
 @get("/instruments/{symbol:str}", operation_id="getInstrument", summary="Instrument", responses={404: ERRORS[404]})
-async def instrument(registry: Registry, symbol: Symbol) -> Instrument:
+async def instrument(registry: NamedDependency[Registry], symbol: Symbol) -> Instrument:
     """One instrument."""
     return registry.find(symbol)
 
@@ -244,14 +250,15 @@ async def instrument(registry: Registry, symbol: Symbol) -> Instrument:
 @get("/gaps/{symbol:str}", operation_id="getGaps", summary="Gaps", responses=ERRORS)
 async def gaps(
     request: Request[Any, Any, State],
-    registry: Registry,
-    pool: Pool,
+    registry: NamedDependency[Registry],
+    pool: NamedDependency[Pool],
     symbol: Symbol,
     gap_state: Annotated[
-        Literal["open", "filled", "unfillable"] | None, Parameter(query="state", description="Only gaps in this state.")
+        Literal["open", "filled", "unfillable"] | None,
+        QueryParameter(name="state", description="Only gaps in this state."),
     ] = None,
-    after_id: Annotated[int, Parameter(description="Only gaps that begin above this trade id.", ge=-1)] = -1,
-    limit: Annotated[int, Parameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
+    after_id: Annotated[int, QueryParameter(description="Only gaps that begin above this trade id.", ge=-1)] = -1,
+    limit: Annotated[int, QueryParameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
 ) -> GapPage:
     """Ranges of trade ids known to be missing, both ends inclusive, oldest first."""
     found = registry.find(symbol)
@@ -267,13 +274,15 @@ def _wants_csv(request: Request[Any, Any, State]) -> bool:
     return request.accept.best_match([MediaType.JSON, CSV]) == CSV
 
 
-def _as_csv(rows: Iterable[Any], kind: type[msgspec.Struct]) -> Response[str]:
+def _as_csv(rows: Iterable[Any], kind: type[msgspec.Struct], following: str | None) -> Response[str]:
+    """A header and a line per row; the next page, which a CSV cannot name, stands in a Link header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(kind.__struct_fields__)
     for row in rows:
         writer.writerow(_cell(value) for value in msgspec.structs.astuple(row))
-    return Response(text.getvalue(), media_type=CSV)
+    headers = {"Link": f'<{following}>; rel="next"'} if following else None
+    return Response(text.getvalue(), media_type=CSV, headers=headers)
 
 
 def _cell(value: Any) -> Any:
@@ -297,7 +306,7 @@ def reject_unknown_parameters(request: Request[Any, Any, Any]) -> None:
         return
     fields = request.route_handler.parsed_fn_signature.parameters.items()
     known = {
-        getattr(field.kwarg_definition, "query", None) or name
+        getattr(field.kwarg_definition, "name", None) or name
         for name, field in fields
         if name not in {"request", "registry", "pool", "symbol"}
     }

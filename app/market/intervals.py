@@ -1,9 +1,9 @@
 """The sixteen candle intervals and their buckets.
 
-A bucket is named by its start and holds start <= time < next start. Intervals below a day are cut in UTC from 1970; days, and
-all that is made of them, can be cut in any time zone: weeks start on Monday, months are calendar months, three-day buckets
-count from 1970-01-01. Where a local midnight does not exist, the day starts at the first instant after the jump; where it
-comes twice, at the first.
+A bucket is named by its start and holds start <= time < next start. Intervals below a day are cut in UTC from 1970;
+days, and all that is made of them, can be cut in any time zone: weeks start on Monday, months are calendar months,
+three-day buckets count from 1970-01-01. Where a local midnight does not exist, the day starts at the first instant
+after the jump; where it comes twice, at the first.
 """
 
 from collections.abc import Iterator
@@ -66,9 +66,11 @@ def bucket_of(moment: datetime, interval: Interval, zone: tzinfo = UTC) -> datet
     if stride := interval.stride:
         return moment - (moment - EPOCH) % stride
     first = _first_day(moment.astimezone(zone).date(), interval)
-    start = _midnight(first, zone)
-    # A day can begin after its local midnight came twice or not at all; the moment then still belongs to the day before.
-    return start if start <= moment else _midnight(_step(first, interval, -1), zone)
+    start, after = _midnight(first, zone), _midnight(_step(first, interval, 1), zone)
+    # Around a midnight that came twice, or not at all, the local date can be that of the day before or after.
+    if moment < start:
+        return _midnight(_step(first, interval, -1), zone)
+    return start if moment < after else after
 
 
 def next_bucket(bucket: datetime, interval: Interval, zone: tzinfo = UTC, count: int = 1) -> datetime:
@@ -77,7 +79,9 @@ def next_bucket(bucket: datetime, interval: Interval, zone: tzinfo = UTC, count:
         return bucket + stride * count
     # Twelve hours on, the local date is surely the bucket's first day, whatever the jump at its midnight.
     first = _first_day((bucket + timedelta(hours=12)).astimezone(zone).date(), interval)
-    return _midnight(_step(first, interval, count), zone)
+    start = _midnight(_step(first, interval, count), zone)
+    # A day that the zone left out begins, and ends, where the next one does.
+    return start if start != bucket else _midnight(_step(first, interval, count - 1), zone)
 
 
 def edges(first: datetime, interval: Interval, zone: tzinfo, count: int) -> Iterator[datetime]:

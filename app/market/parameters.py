@@ -1,6 +1,7 @@
 """The parameters of market requests: text in, checked values out, or an InvalidParameter that names the field."""
 
-from datetime import UTC, datetime, tzinfo
+import re
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -12,6 +13,9 @@ from app.market.store import ALWAYS, NEVER, Place
 MAX_CANDLES: Final = 5_000
 MAX_TICKS: Final = 10_000
 DEFAULT_LIMIT: Final = 500
+_OFFSET: Final = re.compile(
+    r"(?P<sign>[-+ ]?)(?P<hours>0\d|1[0-4]):(?P<minutes>[0-5]\d)"
+)  # an unescaped plus is a space
 _EPOCH_DIGITS: Final = {10: 1_000_000, 13: 1_000, 16: 1}
 
 
@@ -29,11 +33,15 @@ def zone_of(text: str, interval: Interval) -> tzinfo:
         return UTC
     if not interval.zoned:
         raise InvalidParameter("timezone", f"moves the buckets of 1d 3d 1w 1M alone, not of {interval}")
+    if offset := _OFFSET.fullmatch(text):
+        minutes = int(offset["hours"]) * 60 + int(offset["minutes"])
+        return timezone(timedelta(minutes=-minutes if offset["sign"] == "-" else minutes)) if minutes else UTC
     try:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise InvalidParameter(
-            "timezone", f"{text!r} is not a name of the IANA time zone database, such as Europe/Berlin"
+            "timezone",
+            f"{text[:60]!r} is neither an IANA time zone, such as Europe/Berlin, nor an offset, such as +05:30",
         ) from None
 
 

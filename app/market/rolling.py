@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from app.market.candles import OpenCandle
 from app.market.intervals import Interval, bucket_of, next_bucket
-from app.market.model import EXACT, Candle, Ticker, Tick, Trade, change_of, day_start, from_micros, plain, to_micros
+from app.market.model import EXACT, Candle, Tick, Ticker, Trade, change_of, day_start, from_micros, plain
 
 
 class RollingDay:
@@ -20,11 +20,14 @@ class RollingDay:
         self._extremes: tuple[Decimal, Decimal] | None = None
 
     def resume(self, minutes: Iterable[Candle], last: Trade | None) -> int:
-        """Start from minute candles of the database, ascending, and the last trade; answers the last trade id they hold."""
+        """Start from minute candles of the database, ascending, and the last trade, both of one moment.
+
+        Answers the last trade id they hold, or -1.
+        """
         self._minutes = deque(OpenCandle.resume(c, next_bucket(c.time, Interval.M1)) for c in minutes)
         self._last = (last.time, Decimal(last.price)) if last else None
         self._settle()
-        return self._minutes[-1].last_id if self._minutes else (last.trade_id if last else -1)
+        return max(self._minutes[-1].last_id if self._minutes else -1, last.trade_id if last else -1)
 
     def add(self, tick: Tick) -> bool:
         """Fold in a tick. False: it belongs to a past minute, and the day must be read anew."""
@@ -33,11 +36,13 @@ class RollingDay:
             self._minutes.append(OpenCandle(bucket, next_bucket(bucket, Interval.M1), tick))
             if len(self._minutes) > 1:
                 self._settle()
-        elif tick.time_us >= to_micros(self._minutes[-1].bucket):
+        elif tick.time_us >= self._minutes[-1].start_us:
             self._minutes[-1].add(tick)
         else:
             return False
-        self._last = (from_micros(tick.time_us), tick.price)
+        time = from_micros(tick.time_us)
+        if self._last is None or time >= self._last[0]:
+            self._last = (time, tick.price)
         return True
 
     def ticker(self, now: datetime) -> Ticker | None:

@@ -1,12 +1,13 @@
 """Reads of the market: functions that run the queries of `sql/queries/market.sql`.
 
-Connections come from `app.db.pool`, so that numerics arrive as text. Times are aware UTC; ranges include their start and
-exclude their end.
+Connections come from `app.db.pool`, so that numerics arrive as text. Times are aware UTC; ranges include their start
+and exclude their end.
 """
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from psycopg import AsyncConnection, sql
@@ -14,8 +15,8 @@ from psycopg.rows import args_row, scalar_row
 
 import sql as queries
 from app import db
-from app.market.intervals import Interval, base_of, bucket_of, edges, next_bucket
-from app.market.model import Candle, Instrument, Ticker, Trade, change_of, day_start, side_of
+from app.market.intervals import STORED, Interval, base_of, bucket_of, next_bucket
+from app.market.model import DAY, MICROSECOND, Candle, Instrument, Ticker, Trade, change_of, day_start, side_of
 
 Connection = AsyncConnection[Any]
 
@@ -33,6 +34,11 @@ class Range(NamedTuple):
     end: datetime
     limit: int
     newest: bool
+
+
+T = TypeVar("T", Candle, Trade)
+_Read = Callable[[Range], Awaitable[list[T]]]
+"""Reads a window, nearest first: backwards where the newest are wanted."""
 
 
 class Place(NamedTuple):
@@ -53,10 +59,15 @@ async def candles(
     conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo, wanted: Range, now: datetime
 ) -> list[Candle]:
     """Candles in ascending order; buckets without ticks are left out."""
-    if base_of(interval) == interval and (zone is UTC or not interval.zoned):
-        rows = await _stored(conn, instrument, interval, wanted)
+    if interval.zoned and not (interval is Interval.D1 and zone is UTC):
+        read = _merged(conn, instrument, interval, zone)
+    elif interval in STORED:
+        read = _stored(conn, instrument, interval)
     else:
-        rows = await _merged(conn, instrument, interval, zone, wanted)
+        read = _binned(conn, instrument, interval)
+    rows = await _nearest(conn, instrument, wanted, read, _Windows(interval, zone, wanted.limit), now)
+    if wanted.newest:
+        rows.reverse()
     open_since = bucket_of(now, interval, zone)
     for candle in rows:
         candle.closed = candle.time < open_since
@@ -65,98 +76,180 @@ async def candles(
     return rows
 
 
-async def _stored(conn: Connection, instrument: Instrument, level: Interval, wanted: Range) -> list[Candle]:
-    query = _at_level("newest_candles" if wanted.newest else "oldest_candles", level)
-    async with conn.cursor(row_factory=args_row(Candle)) as cursor:
-        await cursor.execute(query, {"instrument_id": instrument.id, **wanted._asdict()})
-        rows = await cursor.fetchall()
-    if wanted.newest:
-        rows.reverse()
-    return rows
+class _Windows(NamedTuple):
+    """Windows of some whole buckets."""
+
+    interval: Interval
+    zone: tzinfo
+    buckets: int
+
+    def edge(self, moment: datetime) -> datetime:
+        """The first bucket that starts at a moment or after it."""
+        bucket = bucket_of(moment, self.interval, self.zone)
+        return bucket if bucket == moment else next_bucket(bucket, self.interval, self.zone)
+
+    def step(self, edge: datetime, sign: int) -> datetime:
+        return next_bucket(edge, self.interval, self.zone, sign * self.buckets)
 
 
-async def _merged(
-    conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo, wanted: Range
-) -> list[Candle]:
-    # Each turn reads as many buckets as are still wanted, from the nearest one that holds something: one turn where ticks are
-    # dense, and at least a candle a turn where they are sparse.
-    found: list[Candle] = []
-    start, end = wanted.start, wanted.end
-    while len(found) < wanted.limit:
-        anchor = await _anchor(conn, instrument, interval, start, end, wanted.newest)
-        if anchor is None:
-            break
-        missing = wanted.limit - len(found)
-        bucket = bucket_of(anchor, interval, zone)
+async def _nearest(
+    conn: Connection, instrument: Instrument, wanted: Range, read: _Read[T], windows: _Windows, now: datetime
+) -> list[T]:
+    """What `read` finds, nearest first: back from the range's end where the newest are wanted, else on from its start.
+
+    A read over all time makes the server plan for every partition, and sort all that a continuous aggregate holds. So
+    it goes window by window, and mostly one does. Where one holds little, days of candles tell where to go on, and the
+    next is wider.
+    """
+    found: list[T] = []
+    start, end = windows.edge(wanted.start), windows.edge(wanted.end)
+    skip = not wanted.newest and wanted.start == ALWAYS
+    while start < end and len(found) < wanted.limit:
+        if skip:
+            day = await _nearest_day(conn, instrument, start, end, newest=wanted.newest)
+            if day is None:
+                break
+            start, end = _nearer(windows, start, end, day, newest=wanted.newest)
         if wanted.newest:
-            first = max(next_bucket(bucket, interval, zone, 1 - missing), bucket_of(start, interval, zone))
-            bounds = [
-                edge for edge in edges(first, interval, zone, missing) if edge <= next_bucket(bucket, interval, zone)
-            ]
+            low = max(start, windows.step(min(end, windows.edge(now)), -1))
+            window, end = Range(low, end, wanted.limit - len(found), newest=True), low
         else:
-            bounds = [*edges(bucket, interval, zone, missing)]
-        page = [
-            c for c in await _between(conn, instrument, interval, zone, bounds) if wanted.start <= c.time < wanted.end
-        ]
-        if wanted.newest:
-            found, end = page + found, bounds[0]
-        else:
-            found, start = found + page, bounds[-1]
+            high = min(end, windows.step(start, 1))
+            window, start = Range(start, high, wanted.limit - len(found), newest=False), high
+        rows = await read(window)
+        found += rows
+        if skip := 2 * len(rows) < window.limit:
+            windows = windows._replace(buckets=windows.buckets * 4)
     return found
 
 
-async def _anchor(
-    conn: Connection, instrument: Instrument, interval: Interval, start: datetime, end: datetime, newest: bool
+def _nearer(
+    windows: _Windows, start: datetime, end: datetime, day: datetime, *, newest: bool
+) -> tuple[datetime, datetime]:
+    """The range, without what lies before the oldest day, or after the newest."""
+    if newest:
+        return start, min(end, windows.edge(day + DAY))
+    return max(start, bucket_of(day, windows.interval, windows.zone)), end
+
+
+async def _nearest_day(
+    conn: Connection, instrument: Instrument, start: datetime, end: datetime, *, newest: bool
 ) -> datetime | None:
-    place = "newest" if newest else "oldest"
-    values = {"instrument_id": instrument.id, "start": start, "end": end}
-    if interval is Interval.S1:
-        return await _scalar(conn, _QUERIES[f"{place}_tick_time"], values)
-    return await _scalar(conn, _at_level(f"{place}_bucket", Interval.M1), values)
-
-
-async def _between(
-    conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo, bounds: list[datetime]
-) -> list[Candle]:
-    level = base_of(interval, None if zone is UTC else bounds)
-    query = _at_level("merged_candles", level) if level else sql.SQL(_QUERIES["merged_ticks"])
-    values = {"instrument_id": instrument.id, "edges": bounds, "start": bounds[0], "end": bounds[-1]}
-    async with conn.cursor(row_factory=args_row(Candle)) as cursor:
+    query = sql.SQL(_QUERIES["nearest_day"]).format(order=_order(newest))
+    values = {"instrument_id": instrument.id, "start": bucket_of(start, Interval.D1), "end": end}
+    async with conn.cursor(row_factory=scalar_row) as cursor:
         await cursor.execute(query, values)
+        day: datetime | None = await cursor.fetchone()
+    return day
+
+
+def _stored(conn: Connection, instrument: Instrument, level: Interval) -> _Read[Candle]:
+    async def read(window: Range) -> list[Candle]:
+        return await _candles(conn, "stored_candles", level, instrument, window)
+
+    return read
+
+
+def _binned(conn: Connection, instrument: Instrument, interval: Interval) -> _Read[Candle]:
+    level = base_of(interval)
+
+    async def read(window: Range) -> list[Candle]:
+        name = "binned_candles" if level else "binned_ticks"
+        return await _candles(conn, name, level, instrument, window, stride=interval.stride)
+
+    return read
+
+
+def _merged(conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo) -> _Read[Candle]:
+    async def read(window: Range) -> list[Candle]:
+        # Only days that hold something need edges: there may be none for centuries.
+        oldest = await _nearest_day(conn, instrument, window.start, window.end, newest=False)
+        newest = await _nearest_day(conn, instrument, window.start, window.end, newest=True)
+        if oldest is None or newest is None:
+            return []
+        bounds = [max(window.start, bucket_of(oldest, interval, zone))]
+        last = min(window.end, newest + DAY)
+        while bounds[-1] < last:
+            bounds.append(next_bucket(bounds[-1], interval, zone))
+        if len(bounds) == 1:
+            return []
+        level = base_of(interval, None if zone is UTC else bounds)
+        name = "merged_candles" if level else "merged_ticks"
+        span = Range(bounds[0], bounds[-1], window.limit, window.newest)
+        rows = await _candles(conn, name, level, instrument, span, edges=bounds)
+        return rows[: -window.limit - 1 : -1] if window.newest else rows[: window.limit]
+
+    return read
+
+
+async def _candles(
+    conn: Connection, name: str, level: Interval | None, instrument: Instrument, window: Range, **values: Any
+) -> list[Candle]:
+    query = sql.SQL(_QUERIES[name]).format(
+        level=db.table(f"candles_{level}") if level else sql.SQL(""), order=_order(window.newest)
+    )
+    async with conn.cursor(row_factory=args_row(Candle)) as cursor:
+        await cursor.execute(query, {"instrument_id": instrument.id, **window._asdict(), **values})
         return await cursor.fetchall()
+
+
+def _order(newest: bool) -> sql.SQL:
+    return sql.SQL("DESC" if newest else "ASC")
+
+
+_DAYS: Final = _Windows(Interval.D1, UTC, 2)
 
 
 async def trades_before(
     conn: Connection, instrument: Instrument, place: Place, start: datetime, limit: int
 ) -> list[Trade]:
-    """Trades before a place, newest first."""
-    values = {"instrument_id": instrument.id, **place._asdict(), "start": start, "limit": limit}
-    return await _trades(conn, "ticks_before", values)
+    """Trades from `start` on and before a place, newest first."""
+
+    async def read(window: Range) -> list[Trade]:
+        values = {**place._asdict(), "start": max(start, window.start), "limit": window.limit}
+        if window.end <= place.time:
+            values |= {"time": window.end, "trade_id": NO_ID}
+        return await _trades(conn, "ticks_before", instrument, values)
+
+    # The range ends after the place's own microsecond, which may hold ticks of lower ids.
+    wanted = Range(bucket_of(start, Interval.D1), place.time + MICROSECOND, limit, newest=True)
+    return await _nearest(conn, instrument, wanted, read, _DAYS, datetime.now(UTC))
 
 
 async def trades_after(
     conn: Connection, instrument: Instrument, place: Place, end: datetime, limit: int, after_id: int = NO_ID
 ) -> list[Trade]:
-    """Trades after a place whose id is above `after_id`, ascending."""
-    values = {"instrument_id": instrument.id, **place._asdict(), "end": end, "limit": limit, "after_id": after_id}
-    return await _trades(conn, "ticks_after", values)
+    """Trades after a place and before `end` whose id is above `after_id`, ascending."""
+
+    async def read(window: Range) -> list[Trade]:
+        values = {**place._asdict(), "end": min(end, window.end), "limit": window.limit, "after_id": after_id}
+        if window.start > place.time:
+            values |= {"time": window.start, "trade_id": NO_ID}
+        return await _trades(conn, "ticks_after", instrument, values)
+
+    wanted = Range(bucket_of(place.time, Interval.D1), end, limit, newest=False)
+    return await _nearest(conn, instrument, wanted, read, _DAYS, datetime.now(UTC))
 
 
-async def _trades(conn: Connection, name: str, values: dict[str, Any]) -> list[Trade]:
+async def _trades(conn: Connection, name: str, instrument: Instrument, values: dict[str, Any]) -> list[Trade]:
     async with conn.cursor() as cursor:
-        await cursor.execute(_QUERIES[name], values)
+        await cursor.execute(_QUERIES[name], {"instrument_id": instrument.id, **values})
         return [Trade(i, time, price, size, side_of(maker)) for i, time, price, size, maker in await cursor.fetchall()]
 
 
 async def place_after_id(conn: Connection, instrument: Instrument, after_id: int) -> Place | None:
     """A place before every tick whose id is above `after_id`, close to the first of them; None where there is none.
 
-    Found through the first and last ids of candles, a day, an hour and a minute at a time, so that ticks need no index by id.
+    Found through the first and last ids of candles, a day, an hour and a minute at a time, so that ticks need no index
+    by id.
     """
     start, end = ALWAYS, NEVER
-    for level in (Interval.D1, Interval.H1, Interval.M1):
+    for level in reversed(STORED):
         values = {"instrument_id": instrument.id, "after_id": after_id, "start": start, "end": end}
-        bucket = await _scalar(conn, _at_level("bucket_after_id", level), values)
+        query = sql.SQL(_QUERIES["bucket_after_id"]).format(level=db.table(f"candles_{level}"))
+        async with conn.cursor(row_factory=scalar_row) as cursor:
+            await cursor.execute(query, values)
+            bucket = await cursor.fetchone()
         if bucket is None:
             return None
         start, end = bucket, next_bucket(bucket, level)
@@ -165,7 +258,7 @@ async def place_after_id(conn: Connection, instrument: Instrument, after_id: int
 
 async def price_at(conn: Connection, instrument: Instrument, at: datetime) -> Trade | None:
     """The last trade at or before a time."""
-    found = await _trades(conn, "last_tick", {"instrument_id": instrument.id, "at": at})
+    found = await trades_before(conn, instrument, Place(at + MICROSECOND, NO_ID), ALWAYS, 1)
     return found[0] if found else None
 
 
@@ -178,7 +271,7 @@ async def ticker(conn: Connection, instrument: Instrument, now: datetime) -> Tic
         await cursor.execute(_QUERIES["day_summary"], {"instrument_id": instrument.id, "start": day_start(now)})
         row = await cursor.fetchone()
     assert row is not None  # an aggregate without GROUP BY
-    first, high, low, close, volume, quote_volume, trades, *_ = row
+    first, high, low, close, volume, quote_volume, trades = row
     if trades is None:
         return Ticker(last.time, last.price, None, None, None, None, None, "0", "0", 0)
     change, percent = change_of(Decimal(first), Decimal(close))
@@ -203,13 +296,3 @@ async def gaps(conn: Connection, instrument: Instrument, after_id: int, limit: i
     async with conn.cursor(row_factory=args_row(Gap)) as cursor:
         await cursor.execute(_QUERIES["gaps"], values)
         return await cursor.fetchall()
-
-
-def _at_level(name: str, level: Interval) -> sql.Composed:
-    return sql.SQL(_QUERIES[name]).format(level=db.table(f"candles_{level}"))
-
-
-async def _scalar(conn: Connection, query: Any, values: dict[str, Any]) -> Any:
-    async with conn.cursor(row_factory=scalar_row) as cursor:
-        await cursor.execute(query, values)
-        return await cursor.fetchone()

@@ -27,18 +27,19 @@ class StoredHistory:
         return await self._candles(topic, Range(start, end, limit, newest=False))
 
     async def day(self, instrument: Instrument) -> tuple[list[Candle], Trade | None]:
-        """The minute candles of the last 24 hours, ascending, and the last trade."""
+        """The minute candles of the last 24 hours, ascending, and the last trade, both of one moment."""
         now = datetime.now(UTC)
-        async with self._connection() as conn:
+        async with self._connection() as conn, conn.transaction():
+            await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             last = await store.price_at(conn, instrument, NEVER)
             wanted = Range(day_start(now), NEVER, 2_000, newest=False)
             return await store.candles(conn, instrument, Interval.M1, UTC, wanted, now), last
 
     async def newest_trades(self, instrument: Instrument, limit: int) -> list[Trade]:
-        """The newest trades, ascending."""
+        """The newest trades, ascending by id."""
         async with self._connection() as conn:
             found = await store.trades_before(conn, instrument, Place(NEVER, TOP_ID), store.ALWAYS, limit)
-        return found[::-1]
+        return sorted(found, key=lambda trade: trade.trade_id)
 
     async def place_after_id(self, instrument: Instrument, after_id: int) -> Place | None:
         """A place before every trade above an id; None where there is none."""
@@ -46,7 +47,7 @@ class StoredHistory:
             return await store.place_after_id(conn, instrument, after_id)
 
     async def trades_after(self, instrument: Instrument, place: Place, after_id: int, limit: int) -> list[Trade]:
-        """Trades after a place and above an id, ascending."""
+        """Trades after a place and above an id, ascending by time."""
         async with self._connection() as conn:
             return await store.trades_after(conn, instrument, place, NEVER, limit, after_id)
 

@@ -1,14 +1,15 @@
 """The hub: ticks in, events out to every subscriber, once encoded. No I/O of its own but the readings of its `history`.
 
-Ticks come in order of commits, each instrument's by rising id; what is not above the last id is late, and is answered by
-reading the candles it touched anew. Everything here runs on one event loop; nothing waits inside `publish` or `flush`.
+Ticks come in order of commits, each instrument's by rising id; what is not above the last id is late, and is answered
+by reading the candles it touched anew. Everything here runs on one event loop; nothing waits in `publish` or `flush`.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
-from typing import Final, Protocol
+from functools import partial
+from typing import Final, Protocol, TypeVar, assert_never
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,13 +19,19 @@ from app.errors import DatabaseUnavailable
 from app.market.intervals import bucket_of, next_bucket
 from app.market.model import Candle, Instrument, InstrumentId, Tick, Trade
 from app.stream.subscriber import Subscriber
-from app.stream.protocol import ResetEvent, encode
-from app.stream.topics import CandlesKey, CandlesTopic, Key, TickerKey, TickerTopic, TradesKey, TradesTopic
+from app.stream.topics import CandlesKey, CandlesTopic, Key, Reading, TickerKey, TickerTopic, TradesKey, TradesTopic
 
 MAX_CORRECTIONS: Final = 100
 """Corrected candles sent one by one; a wider change sends `reset`, and the client fetches the range."""
-CLOCK_SECONDS: Final = 0.05
+CLOCK_SECONDS: Final = 0.04
+READ_PAUSE: Final = 0.1
+"""Between two rounds of readings, so that a stream of late ticks costs a reading of its candles ten times a second."""
+RETRY_SECONDS: Final = 1.0
 _log = structlog.get_logger()
+
+AnyTopic = TradesTopic | CandlesTopic | TickerTopic
+ReadTopic = CandlesTopic | TickerTopic
+_State = TypeVar("_State")
 
 
 class History(Protocol):
@@ -37,7 +44,7 @@ class History(Protocol):
         """The oldest candles of a range, ascending."""
 
     async def day(self, instrument: Instrument) -> tuple[list[Candle], Trade | None]:
-        """The minute candles of the last 24 hours, ascending, and the last trade."""
+        """The minute candles of the last 24 hours, ascending, and the last trade, both of one moment."""
 
 
 class HubCounters(msgspec.Struct):
@@ -48,7 +55,7 @@ class HubCounters(msgspec.Struct):
 
 
 class Hub:
-    """Owns the topics. A topic lives from its first subscriber to its last."""
+    """Owns the topics. A topic lives from the first who joins it to its last subscriber."""
 
     def __init__(
         self, history: History, *, flush_seconds: float, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -57,75 +64,103 @@ class Hub:
         self.subscribers: set[Subscriber] = set()
         self.last: dict[InstrumentId, tuple[int, int]] = {}
         """The highest trade id of each instrument, and its time in microseconds: where the listener resumes."""
+        self.began = asyncio.Event()
+        """Set once `last` is known for all instruments that have ticks: before, nobody can join without a hole."""
+        self.live = False
+        """Whether ticks arrive as they are committed. While they do not, the clock closes no candle."""
         self._history = history
         self._flush_seconds = flush_seconds
         self._clock = clock
-        self._topics: dict[InstrumentId, dict[Key, TradesTopic | CandlesTopic | TickerTopic]] = defaultdict(dict)
+        self._topics: dict[InstrumentId, dict[Key, AnyTopic]] = {}
+        self._changed: dict[AnyTopic, None] = {}
         self._corrections: dict[CandlesTopic, tuple[datetime, datetime]] = {}
         self._work = asyncio.Event()
 
     # Topics
 
-    def trades(self, instrument: Instrument) -> TradesTopic:
-        """The trades of an instrument; from now on its ring keeps them."""
-        key = TradesKey(instrument.id)
-        topic = self._topics[instrument.id].get(key)
-        if not isinstance(topic, TradesTopic):
-            topic = TradesTopic(key, instrument, self.last.get(instrument.id, (-1, 0))[0])
-            self._topics[instrument.id][key] = topic
+    def topic(self, instrument: Instrument, key: Key) -> AnyTopic:
+        """The topic of a key, made where there is none; `hold` it before the next await."""
+        topics = self._topics.setdefault(instrument.id, {})
+        topic = topics.get(key)
+        if topic is None:
+            topic = topics[key] = self._make(instrument, key)
         return topic
 
-    def candles(self, instrument: Instrument, key: CandlesKey) -> CandlesTopic:
-        """The candles of an instrument; live once `ready`."""
-        topic = self._topics[instrument.id].get(key)
-        if not isinstance(topic, CandlesTopic):
-            zone: tzinfo = UTC if key.zone == "UTC" else ZoneInfo(key.zone)
-            topic = CandlesTopic(key, instrument, zone)
-            self._topics[instrument.id][key] = topic
-        return topic
+    def _make(self, instrument: Instrument, key: Key) -> AnyTopic:
+        match key:
+            case TradesKey():
+                return TradesTopic(key, instrument, self.last_id(instrument.id))
+            case CandlesKey():
+                zone: tzinfo = UTC if key.zone == "UTC" else ZoneInfo(key.zone)
+                return CandlesTopic(key, instrument, zone)
+            case TickerKey():
+                return TickerTopic(key, instrument)
+            case _:
+                assert_never(key)
 
-    def ticker(self, instrument: Instrument) -> TickerTopic:
-        """The ticker of an instrument; live once `ready`."""
-        key = TickerKey(instrument.id)
-        topic = self._topics[instrument.id].get(key)
-        if not isinstance(topic, TickerTopic):
-            topic = TickerTopic(key, instrument)
-            self._topics[instrument.id][key] = topic
-        return topic
-
-    async def ready(self, topic: CandlesTopic | TickerTopic) -> None:
-        """Read the topic's state where it has not been read yet; DatabaseUnavailable passes through."""
-        async with topic.reading:
-            if topic.waiting is not None:
-                await self._read(topic)
+    @contextmanager
+    def hold(self, topic: AnyTopic, subscriber: Subscriber) -> Iterator[None]:
+        """Keep a topic while a subscriber joins it; afterwards it stays where anybody listens."""
+        if isinstance(topic, TradesTopic):
+            topic.begin_join()
+        topic.joining.add(subscriber)
+        try:
+            yield
+        finally:
+            topic.joining.discard(subscriber)
+            if isinstance(topic, TradesTopic):
+                topic.end_join()
+            self._release(topic)
 
     def leave(self, subscriber: Subscriber, key: Key) -> None:
         """Take a subscriber off a topic, and the topic away with its last one."""
-        topics = self._topics.get(key.instrument_id, {})
-        topic = topics.get(key)
-        if topic is None:
+        topic = self._topics.get(key.instrument_id, {}).get(key)
+        if topic is not None:
+            topic.subscribers.discard(subscriber)
+            self._release(topic)
+
+    def _release(self, topic: AnyTopic) -> None:
+        topics = self._topics.get(topic.instrument.id, {})
+        if topic.subscribers or topic.joining or topics.get(topic.key) is not topic:
             return
-        topic.subscribers.discard(subscriber)
-        if not topic.subscribers and not (isinstance(topic, TradesTopic) and topic.joining):
-            del topics[key]
-            if isinstance(topic, CandlesTopic):
-                self._corrections.pop(topic, None)
+        del topics[topic.key]
+        self._changed.pop(topic, None)
+        if isinstance(topic, CandlesTopic):
+            self._corrections.pop(topic, None)
+        if not topics:
+            del self._topics[topic.instrument.id]
+
+    async def ready(self, topic: ReadTopic) -> None:
+        """Read the topic's state where it has not been read yet; DatabaseUnavailable passes through."""
+        async with topic.reading.lock:
+            if topic.reading.waiting is not None:
+                await self._read(topic)
+
+    def watches(self, instrument_id: InstrumentId) -> bool:
+        """Whether anybody listens to an instrument, or is about to."""
+        return instrument_id in self._topics
 
     @property
-    def watched(self) -> list[InstrumentId]:
-        """Instruments that somebody listens to."""
-        return [instrument_id for instrument_id, topics in self._topics.items() if topics]
+    def topics(self) -> list[AnyTopic]:
+        return [topic for topics in self._topics.values() for topic in topics.values()]
 
     # Ticks
 
+    def last_id(self, instrument_id: InstrumentId) -> int:
+        """The highest trade id known, or -1."""
+        return self.last.get(instrument_id, (-1, 0))[0]
+
     def publish(self, ticks: Sequence[Tick], *, repeated: bool = False) -> None:
-        """Take ticks in the order of commits. `repeated`: those not above the last id are known already, not late."""
+        """Take ticks in the order of commits, each instrument's ascending within a call.
+
+        `repeated`: those not above the last id are known already, not late.
+        """
         self.counters.ticks += len(ticks)
         by_instrument: dict[InstrumentId, list[Tick]] = {}
         for tick in ticks:
             by_instrument.setdefault(tick.instrument_id, []).append(tick)
         for instrument_id, own in by_instrument.items():
-            last_id = self.last.get(instrument_id, (-1, 0))[0]
+            last_id = self.last_id(instrument_id)
             fresh = own if own[0].trade_id > last_id else [tick for tick in own if tick.trade_id > last_id]
             if fresh:
                 newest = fresh[-1]
@@ -136,48 +171,75 @@ class Hub:
             if fresh:
                 self._give(topics.values(), fresh)
             if len(fresh) < len(own) and not repeated:
-                late = [tick for tick in own if tick.trade_id <= last_id]
-                self.counters.late += len(late)
-                self.touch(instrument_id, min(t.time for t in late), max(t.time for t in late))
+                self._take_late(topics.values(), own[: len(own) - len(fresh)])
 
-    def _give(self, topics: Iterable[TradesTopic | CandlesTopic | TickerTopic], ticks: list[Tick]) -> None:
+    def _give(self, topics: Iterable[AnyTopic], ticks: list[Tick]) -> None:
         for topic in topics:
-            if topic.waiting is not None:
-                topic.waiting.extend(ticks)
-            elif isinstance(topic, CandlesTopic):
-                for time in topic.add(ticks, self._clock()):
-                    self._touch_candles(topic, time, time)
-            else:
+            self._changed[topic] = None
+            if isinstance(topic, TradesTopic):
                 topic.add(ticks)
+            elif topic.reading.waiting is not None:
+                topic.reading.wait(ticks)
+            elif isinstance(topic, CandlesTopic):
+                self._touch_times(topic, topic.add(ticks, self._clock()))
+            elif not topic.add(ticks):
+                self._need(topic)
+
+    def _take_late(self, topics: Iterable[AnyTopic], late: list[Tick]) -> None:
+        self.counters.late += len(late)
+        for topic in topics:
+            if isinstance(topic, TradesTopic):
+                topic.add_late(late[0].trade_id, late[-1].trade_id)
+                self._changed[topic] = None
+        self.touch(late[0].instrument_id, min(t.time for t in late), max(t.time for t in late))
 
     def touch(self, instrument_id: InstrumentId, start: datetime, end: datetime) -> None:
         """Ticks between these times, inclusive, were stored late: have what they touched read anew."""
         for topic in self._topics.get(instrument_id, {}).values():
             if isinstance(topic, CandlesTopic):
-                self._touch_candles(topic, start, end)
+                self._touch_times(topic, [start, end])
             elif isinstance(topic, TickerTopic):
-                topic.needs_reading = True
-        self._work.set()
+                self._need(topic)
 
-    def _touch_candles(self, topic: CandlesTopic, start: datetime, end: datetime) -> None:
+    def _touch_times(self, topic: CandlesTopic, times: list[datetime]) -> None:
+        if not times:
+            return
         interval, zone = topic.key.interval, topic.series.zone
-        first, after = bucket_of(start, interval, zone), next_bucket(bucket_of(end, interval, zone), interval, zone)
+        first = bucket_of(min(times), interval, zone)
+        after = next_bucket(bucket_of(max(times), interval, zone), interval, zone)
         open_bucket = topic.current_bucket(self._clock())
         if after > open_bucket:
-            topic.needs_reading = True
+            self._need(topic)
         if first < open_bucket:
             after = min(after, open_bucket)
             known = self._corrections.get(topic)
             self._corrections[topic] = (min(first, known[0]), max(after, known[1])) if known else (first, after)
         self._work.set()
 
-    def reread(self) -> None:
-        """Have every candle and ticker read anew: after the listener was away."""
-        for topics in self._topics.values():
-            for topic in topics.values():
-                if not isinstance(topic, TradesTopic):
-                    topic.needs_reading = True
+    def _need(self, topic: ReadTopic) -> None:
+        topic.reading.needed = True
         self._work.set()
+
+    # The feed
+
+    def go_live(self) -> None:
+        """Ticks arrive as they are committed, from here on; what was missed before has been published.
+
+        Late ticks that fell into the time between are not among it, so that past candles may no longer hold.
+        """
+        for topic in self.topics:
+            if isinstance(topic, TradesTopic):
+                continue
+            if isinstance(topic, CandlesTopic) and self.began.is_set():
+                topic.reset()
+                self._changed[topic] = None
+            self._need(topic)
+        self.live = True
+        self.began.set()
+
+    def lose_feed(self) -> None:
+        """Ticks no longer arrive."""
+        self.live = False
 
     # The two loops
 
@@ -203,66 +265,78 @@ class Hub:
         for topics in self._topics.values():
             for topic in topics.values():
                 if isinstance(topic, CandlesTopic):
-                    topic.close_due(now)
-                elif isinstance(topic, TickerTopic):
-                    topic.turn(now)
+                    if self.live and topic.close_due(now):
+                        self._changed[topic] = None
+                elif isinstance(topic, TickerTopic) and topic.turn(now):
+                    self._changed[topic] = None
 
     def flush(self) -> None:
         """Hand out everything that is new since the last flush."""
         self.counters.flushes += 1
-        now = self._clock()
-        for topics in self._topics.values():
-            for topic in topics.values():
-                if isinstance(topic, TickerTopic):
-                    topic.flush(now)
-                else:
-                    topic.flush()
+        changed, self._changed = self._changed, {}
+        for topic in changed:
+            self.flush_topic(topic)
+
+    def flush_topic(self, topic: AnyTopic) -> None:
+        """Hand out what is new in one topic: whoever joins it afterwards begins after that."""
+        if isinstance(topic, TickerTopic):
+            topic.flush(self._clock())
+        else:
+            topic.flush()
 
     async def _read_for_ever(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
             try:
-                await self._settle()
+                await self._read_round()
             except DatabaseUnavailable as error:
                 _log.warning("hub reading failed", reason=str(error))
-                await asyncio.sleep(1)
+                await asyncio.sleep(RETRY_SECONDS)
                 self._work.set()
+            await asyncio.sleep(READ_PAUSE)
 
-    async def _settle(self) -> None:
-        while self._corrections:
-            topic, (start, end) = next(iter(self._corrections.items()))
+    async def _read_round(self) -> None:
+        for topic, (start, end) in [*self._corrections.items()]:
             candles = await self._history.candles_between(topic, start, end, MAX_CORRECTIONS + 1)
             if self._corrections.get(topic) == (start, end):
                 del self._corrections[topic]
             self._correct(topic, candles)
-        for topics in [*self._topics.values()]:
-            for topic in [*topics.values()]:
-                if topic.needs_reading and not isinstance(topic, TradesTopic):
-                    async with topic.reading:
-                        await self._read(topic)
+        for stale in self.topics:
+            if not isinstance(stale, TradesTopic) and stale.reading.needed:
+                async with stale.reading.lock:
+                    if stale.reading.needed:
+                        await self._read(stale)
 
     def _correct(self, topic: CandlesTopic, candles: list[Candle]) -> None:
         self.counters.corrections += len(candles)
         if len(candles) <= MAX_CORRECTIONS:
             topic.correct(candles)
-            return
-        key = topic.key
-        text = encode(ResetEvent("candles", topic.instrument.symbol, key.interval, key.zone))
-        for subscriber in topic.subscribers:
-            subscriber.push(text)
+        else:
+            topic.reset()
+        self._changed[topic] = None
 
-    async def _read(self, topic: CandlesTopic | TickerTopic) -> None:
-        # Ticks that come while we read wait, and are applied above the last id that was read.
-        if topic.waiting is None:
-            topic.waiting = []
-        topic.needs_reading = False
+    async def _read(self, topic: ReadTopic) -> None:
+        reading = topic.reading
         try:
             if isinstance(topic, CandlesTopic):
-                for time in topic.resume(await self._history.newest_candles(topic), self._clock()):
-                    self._touch_candles(topic, time, time)
+                candles = await _in_time(reading, partial(self._history.newest_candles, topic))
+                self._touch_times(topic, topic.resume(candles, reading.finish(), self._clock()))
             else:
-                topic.resume(*await self._history.day(topic.instrument))
-        except DatabaseUnavailable:
-            topic.needs_reading = True
+                minutes, last = await _in_time(reading, partial(self._history.day, topic.instrument))
+                if not topic.resume(minutes, last, reading.finish()):
+                    self._need(topic)
+        except BaseException:
+            # Whoever asked may have been cancelled; others still wait for this topic.
+            self._need(topic)
             raise
+        self._changed[topic] = None
+
+
+async def _in_time(reading: Reading, read: Callable[[], Awaitable[_State]]) -> _State:
+    """What `read` answers, in time for the ticks since to be at hand."""
+    while True:
+        reading.begin()
+        state = await read()
+        if not reading.overrun:
+            return state

@@ -3,7 +3,7 @@
 A client sends one JSON object a frame; the server sends JSON arrays of events, each with a `type`.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import IntEnum
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -61,9 +61,12 @@ class _Topics(_Request):
 
 
 class Subscribe(_Topics):
-    """`symbols` may be `["*"]`; `interval` goes with candles alone; `since` maps symbols to the last trade id seen."""
+    """`symbols` may be `["*"]`; `interval` goes with candles alone; `since` maps symbols to the last trade id seen.
 
-    since: dict[str, Annotated[int, Meta(ge=0, le=2**63 - 1)]] = {}
+    With `since` a subscription that stands begins anew from there; without, it stays as it is.
+    """
+
+    since: dict[str, Annotated[int, Meta(ge=-1, le=2**63 - 1)]] = {}
 
 
 class Unsubscribe(_Topics):
@@ -84,13 +87,13 @@ class Auth(_Request):
 
 Request = Subscribe | Unsubscribe | List | Ping | Auth
 
-_decoder: Final = msgspec.json.Decoder(Request)
+_decoder: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
 _encoder: Final = msgspec.json.Encoder()
 
 
 def decode(frame: str | bytes) -> Request:
     """One request. Raises BadFrame for what is no JSON object, and BadRequest, with the request's id, for the rest."""
-    if len(frame) > MAX_MESSAGE_BYTES:
+    if len(frame.encode() if isinstance(frame, str) else frame) > MAX_MESSAGE_BYTES:
         raise BadFrame(f"a message may have {MAX_MESSAGE_BYTES} bytes at most")
     try:
         return _decoder.decode(frame)
@@ -111,14 +114,14 @@ def _explain(frame: str | bytes, error: Exception) -> Exception:
     return BadRequest("bad_request", str(error), request_id)
 
 
-def zone_of(request: Subscribe | Unsubscribe) -> ZoneInfo | Any:
+def zone_of(request: Subscribe | Unsubscribe) -> str:
     """The request's time zone. Raises BadRequest where it is none, or where the channel or interval takes none."""
     if request.timezone == "UTC":
-        return UTC
+        return "UTC"
     if request.interval is None or not request.interval.zoned:
         raise BadRequest("bad_request", "timezone goes with candles of 1d and above", request.id)
     try:
-        return ZoneInfo(request.timezone)
+        return ZoneInfo(request.timezone).key
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise BadRequest(
             "bad_request", f"timezone {request.timezone!r} is not in the IANA database", request.id
@@ -144,15 +147,17 @@ class TickerEvent(Ticker, tag_field="type", tag="ticker", frozen=True, kw_only=T
 
 
 class GapEvent(msgspec.Struct, tag_field="type", tag="gap", frozen=True):
-    """Trades `from_id`..`to_id` were not delivered: `missing` upstream, or dropped because the client was `slow`.
+    """Trades `from_id`..`to_id` were not delivered. The reason tells where they are.
 
-    Resume from the table with `since` = from_id - 1, or by REST.
+    `missing`: the source skipped them, and the table has them not. `slow`: dropped, because the client read too slowly.
+    `late`: some in this range were stored after higher ones had been delivered. Resume with `since` = from_id - 1, or
+    fetch them by REST.
     """
 
     symbol: str
     from_id: int
     to_id: int
-    reason: Literal["missing", "slow"]
+    reason: Literal["missing", "slow", "late"]
 
 
 class ResetEvent(msgspec.Struct, tag_field="type", tag="reset", frozen=True, omit_defaults=True):
@@ -168,7 +173,7 @@ class Event(msgspec.Struct, tag_field="type", frozen=True, omit_defaults=True):
     """Base of the small control events."""
 
 
-class Subscribed(Event, tag="subscribed"):
+class Subscribed(Event, tag="subscribed", frozen=True):
     id: RequestId
     channel: Channel
     symbols: list[str]
@@ -176,17 +181,21 @@ class Subscribed(Event, tag="subscribed"):
     timezone: str | None = None
 
 
-class Unsubscribed(Subscribed, tag="unsubscribed"):
+class Unsubscribed(Subscribed, tag="unsubscribed", frozen=True):
     pass
 
 
-class Subscriptions(Event, tag="subscriptions"):
+class Subscriptions(Event, tag="subscriptions", frozen=True):
     id: RequestId
     subscriptions: list[dict[str, Any]]
 
 
-class Snapshot(Event, tag="snapshot"):
-    """Where a subscription begins: the newest trades ascending, the last closed candle and the open one, or the ticker."""
+class Snapshot(Event, tag="snapshot", frozen=True):
+    """Where a subscription begins.
+
+    The newest 50 trades, ascending; the last closed candle and the open one, as far as there are any; or the ticker,
+    which is left out where nothing has ever traded.
+    """
 
     channel: Channel
     symbol: str
@@ -197,20 +206,20 @@ class Snapshot(Event, tag="snapshot"):
     ticker: Ticker | None = None
 
 
-class Heartbeat(Event, tag="heartbeat"):
+class Heartbeat(Event, tag="heartbeat", frozen=True):
     """Sent after silence, and in answer to a ping with its id."""
 
     time: datetime
     id: RequestId = None
 
 
-class Notice(Event, tag="notice"):
+class Notice(Event, tag="notice", frozen=True):
     """The server is about to close the connection."""
 
     message: str
 
 
-class ErrorEvent(Event, tag="error"):
+class ErrorEvent(Event, tag="error", frozen=True):
     code: str
     message: str
     id: RequestId = None

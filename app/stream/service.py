@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from typing import Final
 
 from app.db import Pool
 from app.market.registry import Registry
@@ -9,8 +10,12 @@ from app.settings import Settings
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
 from app.stream.listener import Listener
+from app.stream.protocol import Close, Heartbeat, Notice, encode
 from app.stream.session import Session
 from app.stream.subscriber import Subscriber
+
+CHECK_SECONDS: Final = 0.25
+DRAIN_SECONDS: Final = 1.5
 
 
 class Stream:
@@ -21,11 +26,12 @@ class Stream:
         self._history = StoredHistory(pool)
         self._limit = settings.max_clients
         self._outbox_bytes = settings.outbox_bytes
-        self.heartbeat_seconds = settings.heartbeat_s
+        self._heartbeat_seconds = settings.heartbeat_s
         self.hub = Hub(self._history, flush_seconds=settings.stream_flush_ms / 1000)
         self.listener = Listener(settings.dsn, self.hub, registry)
-        self.stopping = asyncio.Event()
         self.slow = 0
+        self._stopping = False
+        self._gone = asyncio.Event()
         self._dropped = 0
         self._conflated = 0
 
@@ -34,20 +40,43 @@ class Stream:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.hub.run(), name="hub")
             tasks.create_task(self.listener.run(), name="listener")
+            tasks.create_task(self._check_for_ever(), name="stream clients")
 
-    async def drain(self, seconds: float = 2.0) -> None:
-        """Tell every client that the server restarts, and wait for them to be closed."""
-        self.stopping.set()
+    async def _check_for_ever(self) -> None:
+        pause = min(CHECK_SECONDS, self._heartbeat_seconds)
+        while True:
+            await asyncio.sleep(pause)
+            heartbeat = encode(Heartbeat(datetime.now(UTC)))
+            for subscriber in self.hub.subscribers:
+                subscriber.check(self._heartbeat_seconds, heartbeat)
+
+    async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
+        """Tell every client that the server restarts, and wait until what it has yet to read is sent, and it is gone.
+
+        Clients that have not read it all in time are closed without.
+        """
+        self._stopping = True
+        notice = encode(Notice("the server restarts"))
         for subscriber in self.hub.subscribers:
-            subscriber.wake()
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        while self.hub.subscribers and loop.time() < deadline:
-            await asyncio.sleep(0.02)
+            subscriber.finish(notice)
+        if not await self._all_gone(seconds):
+            for subscriber in self.hub.subscribers:
+                subscriber.end(Close.GOING_AWAY)
+            await self._all_gone(seconds)
+
+    async def _all_gone(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                while self.hub.subscribers:
+                    self._gone.clear()
+                    await self._gone.wait()
+        except TimeoutError:
+            return False
+        return True
 
     @property
     def full(self) -> bool:
-        return len(self.hub.subscribers) >= self._limit or self.stopping.is_set()
+        return len(self.hub.subscribers) >= self._limit or self._stopping
 
     def join(self) -> Subscriber:
         subscriber = Subscriber(self._outbox_bytes)
@@ -58,6 +87,7 @@ class Stream:
         self.hub.subscribers.discard(subscriber)
         self._dropped += subscriber.dropped
         self._conflated += subscriber.conflated
+        self._gone.set()
 
     @property
     def dropped(self) -> int:
@@ -72,6 +102,3 @@ class Stream:
     def session(self, subscriber: Subscriber) -> Session:
         """The conversation of one client."""
         return Session(self.hub, self._history, self._registry, subscriber)
-
-    def now(self) -> datetime:
-        return datetime.now(UTC)

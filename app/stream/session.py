@@ -1,22 +1,24 @@
-"""One client's conversation: requests in, subscriptions kept, answers and replays into its outbox. Knows no web framework."""
+"""One client's conversation: requests in, answers and subscriptions out into its outbox. Knows no web framework."""
 
+import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
-from app.errors import DatabaseUnavailable, InvalidParameter, UnknownSymbol
-from app.market.model import Instrument, Trade
+from app.errors import InvalidParameter, UnknownSymbol
+from app.market.model import Instrument
 from app.market.registry import Registry
-from app.market.store import Place
 from app.stream import protocol
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
-from app.stream.protocol import BadRequest, GapEvent, Snapshot, encode
+from app.stream.protocol import BadRequest, encode
 from app.stream.subscriber import Subscriber
-from app.stream.topics import CandlesKey, Key, TickerKey, TradesKey, TradesTopic, trade_event
+from app.stream.subscription import GivenUp, Subscription
+from app.stream.topics import CandlesKey, Key, TickerKey, TradesKey
 
-REPLAY_PAGE: Final = 1_000
+EVERY_SYMBOL: Final = ["*"]
 
 
 class TooManyMessages(Exception):
@@ -24,28 +26,45 @@ class TooManyMessages(Exception):
 
 
 class Session:
-    """Owned by one connection, which feeds it frames one after another and calls `leave` at the end."""
+    """Owned by one connection, which feeds it frames one after another and calls `leave` at the end.
+
+    Requests are answered at once; subscriptions come to life one after another in `join_for_ever`, so that a long
+    replay holds up neither an answer nor its own end.
+    """
 
     def __init__(self, hub: Hub, history: StoredHistory, registry: Registry, subscriber: Subscriber) -> None:
         self._hub = hub
         self._history = history
         self._registry = registry
         self._subscriber = subscriber
-        self._keys: dict[Key, dict[str, Any]] = {}
+        self._held: dict[Key, Subscription] = {}
+        self._to_join: dict[Key, Subscription] = {}
+        self._asked = asyncio.Event()
         self._budget = float(protocol.MAX_MESSAGES_PER_SECOND)
         self._budget_at = time.monotonic()
 
-    async def receive(self, frame: str | bytes) -> None:
+    def receive(self, frame: str) -> None:
         """Carry out one frame. Raises BadFrame and TooManyMessages, which end the connection."""
         self._count_message()
         try:
-            await self._carry_out(protocol.decode(frame))
+            self._carry_out(protocol.decode(frame))
         except BadRequest as error:
             self._push(protocol.ErrorEvent(error.code, error.message, error.request_id))
 
+    async def join_for_ever(self) -> None:
+        """Bring subscriptions to life in the order they were asked for, until cancelled."""
+        await self._hub.began.wait()
+        while True:
+            await self._asked.wait()
+            while self._to_join:
+                subscription = self._to_join.pop(next(iter(self._to_join)))
+                with suppress(GivenUp):
+                    await subscription.join()
+            self._asked.clear()
+
     def leave(self) -> None:
         """End every subscription."""
-        for key in list(self._keys):
+        for key in list(self._held):
             self._drop(key)
 
     def _count_message(self) -> None:
@@ -56,14 +75,15 @@ class Session:
         if self._budget < 0:
             raise TooManyMessages
 
-    async def _carry_out(self, request: protocol.Request) -> None:
+    def _carry_out(self, request: protocol.Request) -> None:
         match request:
             case protocol.Subscribe():
-                await self._subscribe(request)
+                self._subscribe(request)
             case protocol.Unsubscribe():
                 self._unsubscribe(request)
             case protocol.List():
-                self._push(protocol.Subscriptions(request.id, list(self._keys.values())))
+                held = [subscription.describe() for subscription in self._held.values()]
+                self._push(protocol.Subscriptions(request.id, held))
             case protocol.Ping():
                 self._push(protocol.Heartbeat(datetime.now(UTC), request.id))
             case protocol.Auth():
@@ -71,116 +91,54 @@ class Session:
             case _:
                 assert_never(request)
 
-    async def _subscribe(self, request: protocol.Subscribe) -> None:
+    def _subscribe(self, request: protocol.Subscribe) -> None:
         instruments = self._instruments(request)
-        wanted = [(instrument, self._key(request, instrument)) for instrument in instruments]
-        new = [(instrument, key) for instrument, key in wanted if key not in self._keys]
-        if len(self._keys) + len(new) > protocol.MAX_SUBSCRIPTIONS:
+        keys = self._keys(request, instruments)
+        if len(self._held.keys() | set(keys)) > protocol.MAX_SUBSCRIPTIONS:
             limit = protocol.MAX_SUBSCRIPTIONS
             raise BadRequest("too_many_subscriptions", f"a connection may hold {limit} subscriptions", request.id)
+        since = self._since(request, instruments)
+        self._acknowledge(protocol.Subscribed, request, instruments)
+        for instrument, key in zip(instruments, keys, strict=True):
+            after_id = since.get(instrument.id)
+            if key in self._held:
+                if after_id is None:
+                    continue
+                self._drop(key)
+            subscription = Subscription(self._hub, self._history, self._subscriber, instrument, key)
+            subscription.since = after_id
+            self._held[key] = self._to_join[key] = subscription
+        self._asked.set()
+
+    def _since(self, request: protocol.Subscribe, instruments: list[Instrument]) -> dict[int, int]:
         if request.since and request.channel != "trades":
             raise BadRequest("bad_request", "since goes with trades alone", request.id)
-        since = {self._instrument(symbol, request.id).id: after for symbol, after in request.since.items()}
-        self._push(self._acknowledge(protocol.Subscribed, request, instruments))
-        for instrument, key in new:
-            self._keys[key] = self._describe(request, instrument)
-            try:
-                await self._join(instrument, key, since.get(instrument.id))
-            except DatabaseUnavailable:
-                self._drop(key)
-                symbol = instrument.symbol
-                raise BadRequest(
-                    "unavailable", f"the database is away; subscribe to {symbol} again", request.id
-                ) from None
+        since: dict[int, int] = {}
+        for symbol, after_id in request.since.items():
+            instrument = self._instrument(symbol, request.id)
+            if instrument not in instruments:
+                raise BadRequest("bad_request", f"since names {symbol}, and symbols does not", request.id)
+            since[instrument.id] = after_id
+        return since
 
     def _unsubscribe(self, request: protocol.Unsubscribe) -> None:
-        instruments = self._instruments(request)
-        for instrument in instruments:
-            key = self._key(request, instrument)
-            if key in self._keys:
-                self._drop(key)
-        self._push(self._acknowledge(protocol.Unsubscribed, request, instruments))
-
-    async def _join(self, instrument: Instrument, key: Key, since: int | None) -> None:
-        hub, subscriber = self._hub, self._subscriber
-        match key:
-            case TradesKey():
-                await self._join_trades(hub.trades(instrument), since)
-            case CandlesKey():
-                candles = hub.candles(instrument, key)
-                # Held from here on, so that another's leaving does not take the topic away while we read.
-                candles.subscribers.add(subscriber)
-                await hub.ready(candles)
-                self._push(
-                    Snapshot("candles", instrument.symbol, key.interval, key.zone, candles=candles.series.snapshot())
-                )
-            case TickerKey():
-                ticker = hub.ticker(instrument)
-                ticker.subscribers.add(subscriber)
-                await hub.ready(ticker)
-                current = ticker.day.ticker(datetime.now(UTC))
-                self._push(Snapshot("ticker", instrument.symbol, ticker=current))
-            case _:
-                assert_never(key)
-
-    async def _join_trades(self, topic: TradesTopic, since: int | None) -> None:
-        """Send the past out of the table until the topic's ring reaches back to it, then go live: no hole, no repeat."""
-        subscriber, symbol = self._subscriber, topic.instrument.symbol
-        topic.joining += 1
-        try:
-            if since is not None and since > topic.last_id >= 0:
-                self._push(protocol.ResetEvent("trades", symbol))
-                since = None
-            if since is None:
-                trades = await self._history.newest_trades(topic.instrument, protocol.SNAPSHOT_TRADES)
-                self._push(Snapshot("trades", symbol, trades=trades))
-                reached = max((trade.trade_id for trade in trades), default=-1)
-            else:
-                reached = await self._replay(topic, since)
-            while (events := topic.since(reached)) is None:
-                reached = await self._replay(topic, reached)
-            if events:
-                subscriber.push(",".join(events))
-                reached = max(reached, topic.ring[-1][0])
-            subscriber.follow_trades(symbol, reached)
-            topic.subscribers.add(subscriber)
-        finally:
-            topic.joining -= 1
-
-    async def _replay(self, topic: TradesTopic, after_id: int) -> int:
-        """Send what the table holds above an id, a page at a time as the client takes it; answers the last id reached."""
-        instrument, reached = topic.instrument, after_id
-        place = await self._history.place_after_id(instrument, after_id)
-        while place is not None:
-            page = await self._history.trades_after(instrument, place, after_id, REPLAY_PAGE)
-            if page:
-                reached = self._push_page(instrument, page, reached)
-                place = Place(page[-1].time, page[-1].trade_id)
-            if len(page) < REPLAY_PAGE:
-                break
-            await self._subscriber.room()
-        # What the table does not hold will not come.
-        return max(reached, topic.joined_at)
-
-    def _push_page(self, instrument: Instrument, page: list[Trade], reached: int) -> int:
-        events: list[str] = []
-        for trade in page:
-            if instrument.contiguous_ids and trade.trade_id > reached + 1:
-                events.append(encode(GapEvent(instrument.symbol, reached + 1, trade.trade_id - 1, "missing")))
-            events.append(encode(trade_event(instrument.symbol, trade)))
-            reached = max(reached, trade.trade_id)
-        self._subscriber.push(",".join(events))
-        return reached
+        if request.symbols == EVERY_SYMBOL:
+            # All that is held, which may be more than what is active now.
+            keys = {self._keys(request, [held.instrument])[0] for held in self._held.values()} & self._held.keys()
+            instruments = [self._held[key].instrument for key in self._held if key in keys]
+        else:
+            instruments = self._instruments(request)
+            keys = set(self._keys(request, instruments)) & self._held.keys()
+        for key in keys:
+            self._drop(key)
+        self._acknowledge(protocol.Unsubscribed, request, instruments)
 
     def _drop(self, key: Key) -> None:
-        described = self._keys.pop(key)
-        if isinstance(key, TradesKey):
-            self._subscriber.unfollow_trades(described["symbol"])
-        self._subscriber.forget_latest(key)
-        self._hub.leave(self._subscriber, key)
+        self._to_join.pop(key, None)
+        self._held.pop(key).leave()
 
     def _instruments(self, request: protocol.Subscribe | protocol.Unsubscribe) -> list[Instrument]:
-        if request.symbols == ["*"]:
+        if request.symbols == EVERY_SYMBOL:
             return [instrument for instrument in self._registry.all if instrument.active]
         return list({i.id: i for i in (self._instrument(symbol, request.id) for symbol in request.symbols)}.values())
 
@@ -192,36 +150,26 @@ class Session:
         except InvalidParameter as error:
             raise BadRequest("bad_request", str(error), request_id) from None
 
-    def _key(self, request: protocol.Subscribe | protocol.Unsubscribe, instrument: Instrument) -> Key:
-        zone = protocol.zone_of(request)
-        if (request.interval is not None) != (request.channel == "candles"):
+    def _keys(self, request: protocol.Subscribe | protocol.Unsubscribe, instruments: list[Instrument]) -> list[Key]:
+        """The keys of the request's topics, in the order of the instruments."""
+        zone, interval = protocol.zone_of(request), request.interval
+        if (interval is not None) != (request.channel == "candles"):
             raise BadRequest("bad_request", "interval goes with candles, and candles need one", request.id)
-        match request.channel:
-            case "trades":
-                return TradesKey(instrument.id)
-            case "candles":
-                assert request.interval is not None  # checked above
-                return CandlesKey(instrument.id, request.interval, str(zone))
-            case "ticker":
-                return TickerKey(instrument.id)
-            case _:
-                assert_never(request.channel)
-
-    def _describe(self, request: protocol.Subscribe, instrument: Instrument) -> dict[str, Any]:
-        described: dict[str, Any] = {"channel": request.channel, "symbol": instrument.symbol}
-        if request.channel == "candles":
-            described |= {"interval": request.interval, "timezone": request.timezone}
-        return described
+        if interval is not None:
+            return [CandlesKey(instrument.id, interval, zone) for instrument in instruments]
+        if request.channel == "trades":
+            return [TradesKey(instrument.id) for instrument in instruments]
+        return [TickerKey(instrument.id) for instrument in instruments]
 
     def _acknowledge(
         self,
         answer: Callable[..., protocol.Subscribed],
         request: protocol.Subscribe | protocol.Unsubscribe,
         instruments: list[Instrument],
-    ) -> protocol.Subscribed:
+    ) -> None:
         symbols = [instrument.symbol for instrument in instruments]
         zone = request.timezone if request.channel == "candles" else None
-        return answer(request.id, request.channel, symbols, request.interval, zone)
+        self._push(answer(request.id, request.channel, symbols, request.interval, zone))
 
-    def _push(self, event: Any) -> None:
+    def _push(self, event: protocol.Event) -> None:
         self._subscriber.push(encode(event))

@@ -1,14 +1,15 @@
 """One client's outbox: bounded, ordered for what must not be lost, newest-only for what may be conflated."""
 
 import asyncio
-from collections import deque
-from collections.abc import Hashable
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, NamedTuple
 
-from app.stream.protocol import GapEvent, encode
+from app.stream.protocol import Close, GapEvent, encode
 
-FRAME_BYTES: Final = 262_144
+FRAME_BYTES: Final = 65_536
 STALL_SECONDS: Final = 10.0
+"""A client that has not taken the last frame by then is closed; the least rate at which one must read follows."""
 
 
 class Chunk(NamedTuple):
@@ -28,40 +29,50 @@ class _Lost(NamedTuple):
 class Subscriber:
     """Holds what waits for one websocket client. Owned by the client's connection; filled by the hub.
 
-    At most `limit` bytes wait. When trades would pass it they are dropped, and the client gets a `gap` event that tells which,
-    as soon as half the outbox is free. Tickers and open candles keep only their newest. Anything else that would pass twice
-    the limit, or an outbox that makes no progress for ten seconds, marks the client `too_slow`, to be closed with 4408.
+    At most `limit` bytes of trades wait. When trades would pass it they are dropped, and the client gets a `gap` event
+    that tells which, after what is queued before it, once half the outbox is free. Tickers and open candles keep only
+    their newest, one for each subscription. Anything else that would pass twice the limit, or a frame that is not taken
+    for ten seconds, ends the client with 4408, and frees all that waits.
     """
 
     def __init__(self, limit: int) -> None:
-        self.too_slow = False
+        loop = asyncio.get_running_loop()
         self.dropped = 0
         self.conflated = 0
+        self.ended: asyncio.Future[Close] = loop.create_future()
+        """Done as soon as the connection must be closed, whether or not a frame is on its way."""
         self._limit = limit
         self._queue: deque[str] = deque()
         self._bytes = 0
-        self._latest: dict[Hashable, str] = {}
+        self._latest: OrderedDict[Hashable, str] = OrderedDict()
         self._seen: dict[str, int] = {}
         self._lost: dict[str, _Lost] = {}
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._stuck_since: float | None = None
+        self._shut = False
+        self._clock = loop.time
+        self._sending_since: float | None = None
+        self._sent_at = self._clock()
 
-    # Filling: synchronous, called by the hub and by the connection's own task.
+    # Filling: synchronous, called by the hub and by the connection's own tasks.
 
     def push(self, text: str) -> None:
         """Queue one or more joined events, which are never dropped."""
+        if self._shut:
+            return
         self._queue.append(text)
         self._bytes += len(text)
-        if self._bytes > self._limit:
+        if self._bytes > self._limit // 2:
             self._room.clear()
             if self._bytes > 2 * self._limit:
-                self.too_slow = True
+                self.end(Close.SLOW_CONSUMER)
         self._wake.set()
 
     def push_latest(self, key: Hashable, text: str) -> None:
         """Queue an event that takes the place of an unsent one of the same key."""
+        if self._shut:
+            return
         if key in self._latest:
             self.conflated += 1
         self._latest[key] = text
@@ -82,40 +93,58 @@ class Subscriber:
     def push_trades(self, symbol: str, chunk: Chunk) -> None:
         """Queue trades that the client has not seen, or note them as lost when it lags."""
         seen = self._seen[symbol]
-        if chunk.last_id <= seen:
+        if chunk.last_id <= seen or self._shut:
             return
-        text, first_id = chunk.text, chunk.first_id
-        if first_id <= seen:
-            fresh = [(trade_id, event) for trade_id, event in chunk.events if trade_id > seen]
-            if not fresh:
-                return
-            first_id, text = fresh[0][0], ",".join(event for _, event in fresh)
+        text, count = chunk.text, len(chunk.events)
+        if chunk.first_id <= seen:
+            fresh = [event for trade_id, event in chunk.events if trade_id > seen]
+            text, count = ",".join(fresh), len(fresh)
         self._seen[symbol] = chunk.last_id
         lost = self._lost.get(symbol)
         if lost is not None or self._bytes + len(text) > self._limit:
-            self._lost[symbol] = _Lost(lost.from_id if lost else first_id, chunk.last_id)
-            self.dropped += len(chunk.events)
-            self._room.clear()
+            self._lost[symbol] = _Lost(lost.from_id if lost else seen + 1, chunk.last_id)
+            self.dropped += count
             self._wake.set()
             return
         self.push(text)
 
-    def wake(self) -> None:
-        """Let the sender look, though nothing may wait."""
+    def finish(self, text: str) -> None:
+        """Queue a last event, and let `deliver` return once all is sent."""
+        self.push(text)
+        self._shut = True
         self._wake.set()
+
+    def end(self, code: Close) -> None:
+        """Have the connection closed at once; what waits is freed."""
+        self._shut = True
+        self._queue.clear()
+        self._latest.clear()
+        self._lost.clear()
+        self._bytes = 0
+        self._room.set()
+        if not self.ended.done():
+            self.ended.set_result(code)
 
     # Draining: by the connection's sender task.
 
-    async def wait(self) -> None:
-        """Wait until there may be something to take."""
-        await self._wake.wait()
+    async def deliver(self, send: Callable[[str], Awaitable[None]]) -> None:
+        """Send frames as they fill, until `finish`; lets other tasks run between the frames of a backlog."""
+        while not self._shut or self._queue or self._latest:
+            await self._wake.wait()
+            while (frame := self.take()) is not None:
+                self._sending_since = self._clock()
+                await send(frame)
+                self._sending_since = None
+                self._sent_at = self._clock()
+                if self._wake.is_set():
+                    await asyncio.sleep(0)
 
     async def room(self) -> None:
-        """Wait until less than half the outbox is filled: the pace of a replay."""
+        """Wait until at most a quarter of the limit is filled, after more than half was: the pace of a replay."""
         await self._room.wait()
 
     def take(self) -> str | None:
-        """The next frame, a JSON array of at most about 256 KiB unless one event is larger, or None when nothing waits."""
+        """The next frame, a JSON array, closed with the event that passes 64 KiB; None when nothing waits."""
         parts: list[str] = []
         size = 0
         while self._queue and size < FRAME_BYTES:
@@ -123,25 +152,28 @@ class Subscriber:
             parts.append(text)
             size += len(text)
         self._bytes -= size
-        if self._bytes <= self._limit // 2:
-            parts.extend(self._settle_losses())
+        if self._lost and self._bytes <= self._limit // 2:
+            self._settle_losses()
+        if self._bytes <= self._limit // 4:
             self._room.set()
-        if not self._queue:
-            parts.extend(self._latest.values())
-            self._latest.clear()
+        while not self._queue and self._latest and size < FRAME_BYTES:
+            _, text = self._latest.popitem(last=False)
+            parts.append(text)
+            size += len(text)
+        if not (self._queue or self._latest):
             self._wake.clear()
         return f"[{','.join(parts)}]" if parts else None
 
-    def check(self, now: float, *, sending: bool) -> None:
-        """Mark the client as too slow when one frame has been on its way for ten seconds while more waits."""
-        if not sending or not (self._queue or self._lost):
-            self._stuck_since = None
-        elif self._stuck_since is None:
-            self._stuck_since = now
-        elif now - self._stuck_since > STALL_SECONDS:
-            self.too_slow = True
+    def check(self, heartbeat_seconds: float, heartbeat: str) -> None:
+        """End the client when its frame has been on its way for too long; break a silence with a heartbeat."""
+        now = self._clock()
+        if self._sending_since is not None:
+            if now - self._sending_since > STALL_SECONDS:
+                self.end(Close.SLOW_CONSUMER)
+        elif now - self._sent_at >= heartbeat_seconds and not self._queue:
+            self.push(heartbeat)
 
-    def _settle_losses(self) -> list[str]:
-        gaps = [encode(GapEvent(symbol, lost.from_id, lost.to_id, "slow")) for symbol, lost in self._lost.items()]
+    def _settle_losses(self) -> None:
+        for symbol, lost in self._lost.items():
+            self.push(encode(GapEvent(symbol, lost.from_id, lost.to_id, "slow")))
         self._lost.clear()
-        return gaps

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
@@ -10,16 +10,30 @@ from msgspec.structs import asdict
 
 from app.market.candles import CandleSeries, LateTick
 from app.market.intervals import Interval, bucket_of
-from app.market.model import Candle, Instrument, InstrumentId, Tick, Trade, from_micros, plain, side_of
+from app.market.model import (
+    EPOCH,
+    MICROSECOND,
+    Candle,
+    Instrument,
+    InstrumentId,
+    Tick,
+    Trade,
+    from_micros,
+    plain,
+    side_of,
+)
 from app.market.rolling import RollingDay
-from app.stream.protocol import CandleEvent, CorrectionEvent, GapEvent, TickerEvent, TradeEvent, encode
+from app.stream.protocol import CandleEvent, CorrectionEvent, GapEvent, ResetEvent, TickerEvent, TradeEvent, encode
 from app.stream.subscriber import Chunk, Subscriber
 
 RING: Final = 4_096
-CLOSE_GRACE: Final = timedelta(milliseconds=100)
+CHUNK_EVENTS: Final = 256
+"""Trades that are handed out as one piece, about 40 kB: a frame stays far below the 1 MiB that clients take."""
+MAX_WAITING: Final = 50_000
+CLOSE_GRACE: Final = timedelta(milliseconds=130)
 """How long a closed bucket waits for ticks on their way; the clock closes a candle within 250 ms of its boundary."""
 REPLAY_LAG: Final = timedelta(seconds=60)
-"""Ticks older than this on arrival are a replay of the past, whose candles the wall clock must not close."""
+"""Ticks older than this on arrival are a replay of the past, whose candles the clock must not close while it lasts."""
 
 
 class TradesKey(NamedTuple):
@@ -41,110 +55,143 @@ Key = TradesKey | CandlesKey | TickerKey
 
 
 class Topic:
-    """Common to all: who listens, and the ticks that wait while the topic's state is read from the database."""
+    """Common to all: who listens, and who is about to; both keep the topic alive."""
 
-    def __init__(self, key: Hashable, instrument: Instrument) -> None:
-        self.key = key
+    def __init__(self, instrument: Instrument) -> None:
         self.instrument = instrument
         self.subscribers: set[Subscriber] = set()
-        self.waiting: list[Tick] | None = []
-        """Ticks to apply once the state has been read; None while the topic is live."""
-        self.needs_reading = True
-        self.reading = asyncio.Lock()
+        self.joining: set[Subscriber] = set()
 
 
 class TradesTopic(Topic):
-    """The live trades of one instrument, and the last 4,096 of them for those who join from the table."""
+    """The live trades of one instrument, and the last 4,096 of them while somebody joins from the table."""
 
     def __init__(self, key: TradesKey, instrument: Instrument, last_id: int) -> None:
-        super().__init__(key, instrument)
-        self.waiting = None
-        self.needs_reading = False
-        self.joining = 0
-        """Clients that still read the past; they hold the topic as subscribers do."""
+        super().__init__(instrument)
+        self.key = key
         self.last_id = last_id
         self.joined_at = last_id
-        """Every trade above this id has come by since the topic began, or is told of by a gap."""
-        self.ring: deque[tuple[int, str]] = deque(maxlen=RING)
+        """While somebody joins: every trade above this id has come by since, or is told of by a gap."""
+        self._ring: deque[tuple[int, str]] = deque()
         self._pending: list[tuple[int, str]] = []
+        self._late: tuple[int, int] | None = None
 
     def add(self, ticks: Iterable[Tick]) -> None:
+        """Take ticks above the last id, ascending."""
+        symbol, contiguous = self.instrument.symbol, self.instrument.contiguous_ids
         for tick in ticks:
             trade_id = tick.trade_id
-            if self.instrument.contiguous_ids and trade_id > self.last_id + 1 and self.last_id >= 0:
-                gap = encode(GapEvent(self.instrument.symbol, self.last_id + 1, trade_id - 1, "missing"))
+            if contiguous and trade_id > self.last_id + 1 and self.last_id >= 0:
+                gap = encode(GapEvent(symbol, self.last_id + 1, trade_id - 1, "missing"))
                 self._pending.append((trade_id - 1, gap))
-            self._pending.append((trade_id, encode(trade_event(self.instrument.symbol, trade_of(tick)))))
+            self._pending.append((trade_id, encode(trade_event(symbol, trade_of(tick)))))
             self.last_id = trade_id
 
+    def add_late(self, from_id: int, to_id: int) -> None:
+        """Trades in this range of ids were stored after higher ones: to be told of by a gap."""
+        known = self._late
+        self._late = (min(from_id, known[0]), max(to_id, known[1])) if known else (from_id, to_id)
+
+    def begin_join(self) -> None:
+        """Keep trades from now on until `end_join`: whoever reads the table afterwards finds all before them there."""
+        if not self.joining:
+            self.flush()
+            self.joined_at = self.last_id
+
+    def end_join(self) -> None:
+        if not self.joining:
+            self._ring.clear()
+
+    def since(self, after_id: int) -> list[tuple[int, str]] | None:
+        """Ids and events above an id that were flushed, or None where the ring does not reach back so far."""
+        if after_id < self.joined_at:
+            return None
+        return [(trade_id, text) for trade_id, text in self._ring if trade_id > after_id]
+
     def flush(self) -> None:
-        if not self._pending:
-            return
         events, self._pending = self._pending, []
-        if len(self.ring) + len(events) > RING:
-            dropped = min(len(self.ring), len(self.ring) + len(events) - RING)
-            oldest = self.ring[dropped - 1][0] if dropped else -1
-            self.joined_at = max(self.joined_at, oldest, events[-RING - 1][0] if len(events) > RING else -1)
-        self.ring.extend(events)
-        chunk = Chunk(events[0][0], events[-1][0], ",".join(text for _, text in events), events)
+        if self.joining:
+            self._keep(events)
+        for start in range(0, len(events), CHUNK_EVENTS):
+            self._hand_out(events[start : start + CHUNK_EVENTS])
+        if self._late:
+            text = encode(GapEvent(self.instrument.symbol, *self._late, "late"))
+            self._late = None
+            for subscriber in self.subscribers | self.joining:
+                subscriber.push(text)
+
+    def _hand_out(self, events: list[tuple[int, str]]) -> None:
+        chunk = Chunk(events[0][0], events[-1][0], ",".join([text for _, text in events]), events)
         for subscriber in self.subscribers:
             subscriber.push_trades(self.instrument.symbol, chunk)
 
-    def since(self, after_id: int) -> list[str] | None:
-        """Events above an id out of the ring, or None where the ring does not reach back so far."""
-        if after_id < self.joined_at:
-            return None
-        return [text for trade_id, text in self.ring if trade_id > after_id]
+    def _keep(self, events: list[tuple[int, str]]) -> None:
+        self._ring.extend(events)
+        while len(self._ring) > RING:
+            self.joined_at = self._ring.popleft()[0]
 
 
 class CandlesTopic(Topic):
     """The open candle of one instrument, interval and time zone, and what closes or corrects candles before it."""
 
     def __init__(self, key: CandlesKey, instrument: Instrument, zone: tzinfo) -> None:
-        super().__init__(key, instrument)
-        self.key: CandlesKey = key
+        super().__init__(instrument)
+        self.key = key
         self.series = CandleSeries(key.interval, zone, instrument.contiguous_ids)
-        self.by_clock = True
+        self.reading = Reading()
+        self._hold_until = EPOCH
         self._events: list[str] = []
         self._dirty = False
 
-    def resume(self, candles: list[Candle], now: datetime) -> list[datetime]:
-        """Go live from the newest candles of the database; answers as `add` does."""
-        was_open = self.series.open
+    def resume(self, candles: list[Candle], waiting: Iterable[Tick], now: datetime) -> list[datetime]:
+        """Go on from the newest candles of the database and the ticks since; answers as `add` does.
+
+        Tells of what closed or changed meanwhile. Candles that closed before the newest ones count as late.
+        """
+        was_open, told = self.series.open, self.series.previous
         last_id = self.series.resume(candles)
-        if was_open is not None:
-            # Closed while we read: the clock was held back, so nobody was told.
-            over = [candle for candle in candles if candle.closed and candle.time >= was_open.bucket]
-            self._events.extend(self._encode(CandleEvent, candle) for candle in over)
-        waiting, self.waiting = self.waiting or [], None
+        closed = [candle for candle in candles if candle.closed]
+        if self.series.previous is not None and self.series.previous not in closed:
+            closed.append(self.series.previous)
+        for candle in closed:
+            if was_open is not None and candle.time >= was_open.bucket:
+                self._events.append(self._encode(CandleEvent, candle))
+            elif told is not None and candle.time == told.time and candle != told:
+                self._events.append(self._encode(CorrectionEvent, candle))
+        unseen: list[datetime] = []
+        if was_open is not None and candles and was_open.bucket < candles[0].time:
+            unseen = [was_open.bucket, candles[0].time - MICROSECOND]
         self._dirty = True
-        return self.add((tick for tick in waiting if tick.trade_id > last_id), now)
+        return unseen + self.add([tick for tick in waiting if tick.trade_id > last_id], now)
 
     def add(self, ticks: Iterable[Tick], now: datetime) -> list[datetime]:
         """Fold ticks in; answers the times of those that came too late for their candle."""
         late: list[datetime] = []
+        add = self.series.add
+        tick = None
         for tick in ticks:
             try:
-                closed = self.series.add(tick)
+                closed = add(tick)
             except LateTick:
                 late.append(tick.time)
                 continue
-            self.by_clock = now - tick.time < REPLAY_LAG
             if closed is not None:
                 self._events.append(self._encode(CandleEvent, closed))
+        if tick is not None:
             self._dirty = True
+            if now - tick.time > REPLAY_LAG:
+                self._hold_until = now + REPLAY_LAG
         return late
 
-    def close_due(self, now: datetime) -> None:
-        """Close the open candle when its bucket is over, though no trade followed."""
+    def close_due(self, now: datetime) -> bool:
+        """Close the open candle when its bucket is over, though no trade followed; whether it was."""
         candle = self.series.open
-        if (
-            self.waiting is None
-            and candle is not None
-            and self.by_clock
-            and from_micros(candle.end_us) + CLOSE_GRACE <= now
-        ):
-            self._events.append(self._encode(CandleEvent, self.series.close()))
+        if candle is None or self.reading.due or from_micros(candle.end_us) + CLOSE_GRACE > now:
+            return False
+        if now < self._hold_until:
+            return False
+        self._events.append(self._encode(CandleEvent, self.series.close()))
+        return True
 
     def correct(self, candles: Iterable[Candle]) -> None:
         """Tell of past candles that changed."""
@@ -152,6 +199,11 @@ class CandlesTopic(Topic):
             if self.series.previous and candle.time == self.series.previous.time:
                 self.series.previous = candle
             self._events.append(self._encode(CorrectionEvent, candle))
+
+    def reset(self) -> None:
+        """Tell that past candles may have changed, too many or unknown which."""
+        key = self.key
+        self._events.append(encode(ResetEvent("candles", self.instrument.symbol, key.interval, key.zone)))
 
     def current_bucket(self, now: datetime) -> datetime:
         """The start of the candle that is open, or would be."""
@@ -162,19 +214,19 @@ class CandlesTopic(Topic):
     def flush(self) -> None:
         events, self._events = self._events, []
         text = ",".join(events)
-        candle = self.series.open
-        newest = None
-        if self._dirty and candle is not None and self.subscribers:
-            newest = self._encode(
-                CandleEvent, candle.candle(closed=False, contiguous_ids=self.instrument.contiguous_ids)
-            )
-        self._dirty = False
+        newest = self._newest()
         for subscriber in self.subscribers:
             if text:
                 subscriber.forget_latest(self.key)
                 subscriber.push(text)
             if newest:
                 subscriber.push_latest(self.key, newest)
+
+    def _newest(self) -> str | None:
+        candle, dirty, self._dirty = self.series.open, self._dirty, False
+        if candle is None or not dirty or not self.subscribers:
+            return None
+        return self._encode(CandleEvent, candle.candle(closed=False, contiguous_ids=self.instrument.contiguous_ids))
 
     def _encode(self, event: type[CandleEvent], candle: Candle) -> str:
         key = self.key
@@ -185,31 +237,34 @@ class TickerTopic(Topic):
     """The rolling 24 hours of one instrument."""
 
     def __init__(self, key: TickerKey, instrument: Instrument) -> None:
-        super().__init__(key, instrument)
+        super().__init__(instrument)
+        self.key = key
         self.day = RollingDay()
+        self.reading = Reading()
         self._dirty = False
         self._minute: datetime | None = None
 
-    def resume(self, minutes: list[Candle], last: Trade | None) -> None:
+    def resume(self, minutes: list[Candle], last: Trade | None, waiting: Iterable[Tick]) -> bool:
+        """Go on from what the database holds and the ticks since; answers as `add` does."""
         last_id = self.day.resume(minutes, last)
-        waiting, self.waiting = self.waiting or [], None
         self._dirty = True
-        self.add(tick for tick in waiting if tick.trade_id > last_id)
+        return self.add([tick for tick in waiting if tick.trade_id > last_id])
 
-    def add(self, ticks: Iterable[Tick]) -> None:
-        for tick in ticks:
-            if not self.day.add(tick):
-                self.needs_reading = True
-            self._dirty = True
+    def add(self, ticks: Iterable[Tick]) -> bool:
+        """Fold ticks in. False: some belong to a past minute, and the day must be read anew."""
+        self._dirty = True
+        past = [tick for tick in ticks if not self.day.add(tick)]
+        return not past
 
-    def turn(self, now: datetime) -> None:
-        """The window moves with each minute, though nothing trades."""
+    def turn(self, now: datetime) -> bool:
+        """The window moves with each minute, though nothing trades; whether it did."""
         minute = bucket_of(now, Interval.M1)
-        self._dirty = self._dirty or minute != self._minute
-        self._minute = minute
+        moved, self._minute = minute != self._minute, minute
+        self._dirty = self._dirty or moved
+        return moved
 
     def flush(self, now: datetime) -> None:
-        if not self._dirty or not self.subscribers or self.waiting is not None:
+        if not self._dirty or not self.subscribers or self.reading.waiting is not None:
             return
         self._dirty = False
         ticker = self.day.ticker(now)
@@ -218,6 +273,39 @@ class TickerTopic(Topic):
         text = encode(TickerEvent(**asdict(ticker), symbol=self.instrument.symbol))
         for subscriber in self.subscribers:
             subscriber.push_latest(self.key, text)
+
+
+class Reading:
+    """Whether a topic's state must be read from the database, and the ticks that wait while it is read."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.needed = True
+        self.waiting: list[Tick] | None = []
+        """Ticks to apply above the last id that was read; None while the topic is live."""
+        self.overrun = False
+        """More ticks came than may wait: what was read is too old to go on from."""
+
+    @property
+    def due(self) -> bool:
+        return self.needed or self.waiting is not None
+
+    def begin(self) -> None:
+        """What came before this moment will be found by reading."""
+        self.needed = self.overrun = False
+        self.waiting = []
+
+    def wait(self, ticks: Iterable[Tick]) -> None:
+        assert self.waiting is not None
+        self.waiting.extend(ticks)
+        if len(self.waiting) > MAX_WAITING:
+            self.waiting.clear()
+            self.overrun = True
+
+    def finish(self) -> list[Tick]:
+        """The ticks that waited; the topic is live."""
+        waiting, self.waiting = self.waiting, None
+        return waiting or []
 
 
 def trade_of(tick: Tick) -> Trade:

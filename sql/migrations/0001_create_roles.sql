@@ -1,5 +1,5 @@
--- Why:  four roles, so that each process holds only the rights it needs. They can log in, but have no password until the
---       operator sets one (`tickwick migrate` does it from TICKWICK_{OWNER,WRITER,APP,READER}_PASSWORD).
+-- Why:  four roles, so that each process holds only the rights it needs. They can log in, but have no password until
+--       the operator sets one (`tickwick migrate` does it from TICKWICK_{OWNER,WRITER,APP,READER}_PASSWORD).
 --       owner: owns everything. writer: ingest and import. app: serve. reader: analysts and Grafana, `market` alone.
 -- Lock: none on existing objects.
 -- Undo: DROP OWNED BY and DROP ROLE for each of the four, schema `market` with them.
@@ -25,10 +25,12 @@ BEGIN
     IF NOT pg_has_role('tickwick_owner', 'tickwick_writer', 'MEMBER') THEN
         GRANT tickwick_writer TO tickwick_owner;
     END IF;
-    IF NOT pg_has_role(current_user, 'tickwick_owner', 'MEMBER') THEN
+    -- Not asked whether it is a member: from PostgreSQL 16 on, who creates a role is one, but may not act as it.
+    IF NOT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
         EXECUTE format('GRANT tickwick_owner TO %I', current_user);
     END IF;
-    EXECUTE format('GRANT CONNECT ON DATABASE %I TO tickwick_owner, tickwick_writer, tickwick_app, tickwick_reader', current_database());
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO tickwick_owner, tickwick_writer, tickwick_app, tickwick_reader',
+                   current_database());
 END
 $$;
 

@@ -16,7 +16,8 @@ CREATE TABLE market.instruments (
     active         boolean NOT NULL DEFAULT true
 );
 CREATE INDEX instruments_ticker ON market.instruments (ticker);
-COMMENT ON COLUMN market.instruments.feed IS 'What trade_id counts: trades, aggregate trades, or event times in microseconds.';
+COMMENT ON COLUMN market.instruments.feed IS
+    'What trade_id counts: trades, aggregate trades, or event times in microseconds.';
 COMMENT ON COLUMN market.instruments.contiguous_ids IS 'A jump of trade_id is a missed tick.';
 COMMENT ON COLUMN market.instruments.price_scale IS 'Decimal places to show; stored prices keep their own.';
 
@@ -43,7 +44,8 @@ CREATE TABLE market.gaps (
     CHECK (from_id <= to_id),
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
-COMMENT ON TABLE market.gaps IS 'Trade ids from_id..to_id, both inclusive, were missed; from_time and to_time are those of the ticks around the gap.';
+COMMENT ON TABLE market.gaps IS
+    'Trade ids from_id..to_id, both inclusive, were missed; from_time and to_time are those of the ticks around the gap.';
 
 GRANT INSERT, UPDATE ON market.instruments TO tickwick_writer;
 GRANT INSERT, UPDATE, DELETE ON market.gaps TO tickwick_writer;

@@ -1,5 +1,5 @@
--- Why:  every tick, in native range partitions by UTC day. The unique key serves all reads: by instrument and time; by
---       trade_id through the first and last ids that candles carry.
+-- Why:  every tick, in native range partitions by UTC day, whatever ops.storage.chunk_interval says. The unique key serves
+--       all reads: by instrument and time; by trade_id through the first and last ids that candles carry.
 -- Lock: none on existing objects.
 -- Undo: DROP TABLE market.ticks; DROP FUNCTION market.make_room(date[]).
 
@@ -18,7 +18,8 @@ COMMENT ON COLUMN market.ticks.trade_id IS 'Rises within an instrument; the orde
 
 GRANT INSERT, DELETE ON market.ticks TO tickwick_writer;
 
--- Built aside and then attached: ATTACH takes SHARE UPDATE EXCLUSIVE on market.ticks, under which reads and writes go on.
+-- Built aside and then attached: ATTACH takes SHARE UPDATE EXCLUSIVE on market.ticks, under which reads and writes go
+-- on.
 CREATE FUNCTION market.make_room(days date[]) RETURNS void LANGUAGE plpgsql
     SECURITY DEFINER SET search_path = market, pg_catalog, pg_temp AS $$
 DECLARE
@@ -30,13 +31,15 @@ BEGIN
         PERFORM pg_advisory_xact_lock(hashtext('market.make_room'));
         partition := 'ticks_' || to_char(day, 'YYYYMMDD');
         IF to_regclass('market.' || partition) IS NULL THEN
-            EXECUTE format('CREATE TABLE market.%I (LIKE market.ticks INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);
-            EXECUTE format('ALTER TABLE market.ticks ATTACH PARTITION market.%I FOR VALUES FROM (%L) TO (%L)', partition,
-                           day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
+            EXECUTE format('CREATE TABLE market.%I (LIKE market.ticks INCLUDING DEFAULTS INCLUDING CONSTRAINTS)',
+                           partition);
+            EXECUTE format('ALTER TABLE market.ticks ATTACH PARTITION market.%I FOR VALUES FROM (%L) TO (%L)',
+                           partition, day::timestamp AT TIME ZONE 'UTC', (day + 1)::timestamp AT TIME ZONE 'UTC');
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION market.make_room IS 'Makes sure that ticks of these UTC days can be inserted; needed on the engine postgres alone.';
+COMMENT ON FUNCTION market.make_room IS
+    'Makes sure that ticks of these UTC days can be inserted; needed on the engine postgres alone.';
 REVOKE EXECUTE ON FUNCTION market.make_room FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION market.make_room TO tickwick_writer;

@@ -16,7 +16,8 @@ CREATE TABLE market.ticks (
 COMMENT ON COLUMN market.ticks.time IS 'The exchange''s time.';
 COMMENT ON COLUMN market.ticks.trade_id IS 'Rises within an instrument; the order of ticks.';
 
-SELECT create_hypertable('market.ticks', by_range('time', (SELECT chunk_interval FROM ops.storage)), create_default_indexes => false);
+SELECT create_hypertable('market.ticks', by_range('time', (SELECT chunk_interval FROM ops.storage)),
+                         create_default_indexes => false);
 
 GRANT INSERT, DELETE ON market.ticks TO tickwick_writer;
 
@@ -24,4 +25,5 @@ CREATE FUNCTION market.make_room(days date[]) RETURNS void LANGUAGE sql
 BEGIN ATOMIC
     SELECT; -- chunks are made by themselves
 END;
-COMMENT ON FUNCTION market.make_room IS 'Makes sure that ticks of these UTC days can be inserted; needed on the engine postgres alone.';
+COMMENT ON FUNCTION market.make_room IS
+    'Makes sure that ticks of these UTC days can be inserted; needed on the engine postgres alone.';

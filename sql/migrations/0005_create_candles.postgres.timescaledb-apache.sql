@@ -1,8 +1,9 @@
--- Why:  candles as tables kept by a statement trigger on market.ticks, where continuous aggregates are not to be had. Each
---       statement's ticks are folded once into minutes, the minutes into hours, those into days, and each is merged into what
---       stands: exact in any order of arrival, since open and close go by trade id and the rest commutes.
+-- Why:  candles as tables kept by a statement trigger on market.ticks, where continuous aggregates are not to be had.
+--       Each statement's ticks are folded once into minutes, the minutes into hours, those into days, and each is merged
+--       into what stands: exact in any order of arrival, since open and close go by trade id and the rest commutes.
 -- Lock: SHARE ROW EXCLUSIVE on market.ticks, which is new.
--- Undo: DROP TRIGGER roll_up ON market.ticks; DROP FUNCTION market.roll_up_ticks(); DROP TABLE market.candles_1m, _1h, _1d.
+-- Undo: DROP TRIGGER roll_up ON market.ticks; DROP FUNCTION market.roll_up_ticks();
+--       DROP TABLE market.candles_1m, market.candles_1h, market.candles_1d.
 
 CREATE TABLE market.candles_1m (
     instrument_id          integer NOT NULL,
@@ -28,24 +29,27 @@ CREATE FUNCTION market.roll_up_ticks() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     WITH minute_lists AS (
         SELECT instrument_id, date_trunc('minute', time, 'UTC') AS bucket, array_agg(price ORDER BY trade_id) AS prices,
-               max(price) AS high, min(price) AS low, sum(size) AS volume, sum(price * size) AS quote_volume, count(*) AS trades,
+               max(price) AS high, min(price) AS low, sum(size) AS volume, sum(price * size) AS quote_volume,
+               count(*) AS trades,
                coalesce(sum(size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_volume,
                coalesce(sum(price * size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_quote_volume,
                min(trade_id) AS first_id, max(trade_id) AS last_id
         FROM new_ticks GROUP BY instrument_id, date_trunc('minute', time, 'UTC')
     ), minutes AS MATERIALIZED (
-        SELECT instrument_id, bucket, prices[1] AS open, high, low, prices[trades] AS close, volume, quote_volume, trades,
-               taker_buy_volume, taker_buy_quote_volume, first_id, last_id
+        SELECT instrument_id, bucket, prices[1] AS open, high, low, prices[trades] AS close, volume, quote_volume,
+               trades, taker_buy_volume, taker_buy_quote_volume, first_id, last_id
         FROM minute_lists
     ), hours AS MATERIALIZED (
-        SELECT instrument_id, date_trunc('hour', bucket, 'UTC') AS bucket, (array_agg(open ORDER BY first_id))[1] AS open,
+        SELECT instrument_id, date_trunc('hour', bucket, 'UTC') AS bucket,
+               (array_agg(open ORDER BY first_id))[1] AS open,
                max(high) AS high, min(low) AS low, (array_agg(close ORDER BY last_id DESC))[1] AS close,
                sum(volume) AS volume, sum(quote_volume) AS quote_volume, sum(trades)::bigint AS trades,
                sum(taker_buy_volume) AS taker_buy_volume, sum(taker_buy_quote_volume) AS taker_buy_quote_volume,
                min(first_id) AS first_id, max(last_id) AS last_id
         FROM minutes GROUP BY 1, 2
     ), days AS MATERIALIZED (
-        SELECT instrument_id, date_trunc('day', bucket, 'UTC') AS bucket, (array_agg(open ORDER BY first_id))[1] AS open,
+        SELECT instrument_id, date_trunc('day', bucket, 'UTC') AS bucket,
+               (array_agg(open ORDER BY first_id))[1] AS open,
                max(high) AS high, min(low) AS low, (array_agg(close ORDER BY last_id DESC))[1] AS close,
                sum(volume) AS volume, sum(quote_volume) AS quote_volume, sum(trades)::bigint AS trades,
                sum(taker_buy_volume) AS taker_buy_volume, sum(taker_buy_quote_volume) AS taker_buy_quote_volume,

@@ -1,5 +1,5 @@
--- Why:  candles as continuous aggregates, each level on the one below, answered in real time. Open and close go by trade
---       id: of ticks that share a time, `first(price, time)` would pick any.
+-- Why:  candles as continuous aggregates, each level on the one below, answered in real time. Open and close go by
+--       trade id: of ticks that share a time, `first(price, time)` would pick any.
 -- Lock: SHARE ROW EXCLUSIVE on market.ticks, which is new.
 -- As:   writer (only its owner may refresh a continuous aggregate, and the writer refreshes what late ticks touch)
 -- Undo: DROP MATERIALIZED VIEW market.candles_1d, market.candles_1h, market.candles_1m.
@@ -65,4 +65,5 @@ CREATE INDEX ON market.candles_1m (instrument_id, bucket DESC);
 CREATE INDEX ON market.candles_1h (instrument_id, bucket DESC);
 CREATE INDEX ON market.candles_1d (instrument_id, bucket DESC);
 
-GRANT SELECT ON market.candles_1m, market.candles_1h, market.candles_1d TO tickwick_owner, tickwick_app, tickwick_reader;
+GRANT SELECT ON market.candles_1m, market.candles_1h, market.candles_1d
+    TO tickwick_owner, tickwick_app, tickwick_reader;

@@ -15,13 +15,15 @@ BEGIN
     IF EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = 'market.ticks'::regclass) THEN
         FOR partition IN
             SELECT inhrelid::regclass FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
-            WHERE inhparent = 'market.ticks'::regclass AND relname < 'ticks_' || to_char(horizon AT TIME ZONE 'UTC', 'YYYYMMDD')
+            WHERE inhparent = 'market.ticks'::regclass
+              AND relname < 'ticks_' || to_char(horizon AT TIME ZONE 'UTC', 'YYYYMMDD')
         LOOP
             EXECUTE format('DROP TABLE %s', partition);
             dropped := dropped + 1;
         END LOOP;
     ELSE
-        EXECUTE 'SELECT count(*) FROM public.drop_chunks(''market.ticks''::regclass, older_than => $1)' INTO dropped USING horizon;
+        EXECUTE 'SELECT count(*) FROM public.drop_chunks(''market.ticks''::regclass, older_than => $1)'
+            INTO dropped USING horizon;
     END IF;
     RETURN dropped;
 END

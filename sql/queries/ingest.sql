@@ -4,8 +4,9 @@
 COPY market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker) FROM STDIN (FORMAT binary);
 
 -- name: make_staging
-CREATE TEMPORARY TABLE incoming (time timestamptz, instrument_id integer, trade_id bigint, price numeric, size numeric, buyer_is_maker boolean)
-ON COMMIT DROP;
+CREATE TEMPORARY TABLE incoming (
+    time timestamptz, instrument_id integer, trade_id bigint, price numeric, size numeric, buyer_is_maker boolean
+) ON COMMIT DROP;
 
 -- name: copy_staging
 COPY incoming (time, instrument_id, trade_id, price, size, buyer_is_maker) FROM STDIN (FORMAT binary);
@@ -24,15 +25,21 @@ SELECT market.make_room(%(days)s::date[]);
 -- Until the end of the transaction: announce no ticks, and treat all as late.
 SET LOCAL tickwick.quiet = 'on';
 
--- name: storage
--- What the writer must know of how ticks are kept. One row.
-SELECT live_window, drop_ticks_after FROM ops.storage;
+-- name: kept_since
+-- Older ticks are refused by market.announce_ticks; a minute later, so that what passes here passes there too. One row;
+-- null where ticks are kept for ever.
+SELECT now() - drop_ticks_after + chunk_interval + interval '1 minute' FROM ops.storage;
 
 -- name: last_ids
--- The highest trade id of each instrument given, out of its newest minute of candles. A row per instrument that has ticks.
-SELECT instrument_id, candle.last_id, candle.bucket
-FROM unnest(%(instrument_ids)s::int[]) AS instrument_id,
-     LATERAL (SELECT last_id, bucket FROM market.candles_1m AS minute WHERE minute.instrument_id = instrument_id ORDER BY bucket DESC LIMIT 1) AS candle;
+-- The highest trade id of each instrument given, out of its two newest days of candles, and its newest minute. A row
+-- per instrument that has ticks.
+SELECT wanted.id, max(day.last_id), max(minute.bucket)
+FROM unnest(%(instrument_ids)s::int[]) AS wanted (id),
+     LATERAL (SELECT last_id, bucket FROM market.candles_1d WHERE instrument_id = wanted.id
+              ORDER BY bucket DESC LIMIT 2) AS day,
+     LATERAL (SELECT bucket FROM market.candles_1m WHERE instrument_id = wanted.id AND bucket >= day.bucket
+              ORDER BY bucket DESC LIMIT 1) AS minute
+GROUP BY wanted.id;
 
 -- name: open_gap
 INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time)
@@ -58,11 +65,24 @@ SELECT id, instrument_id, from_time, to_time FROM market.stale_ranges ORDER BY i
 -- name: settle_ranges
 -- Forgets ranges that have been refreshed, and tells the listeners.
 WITH settled AS (DELETE FROM market.stale_ranges WHERE id = ANY(%(ids)s) RETURNING 1)
-SELECT pg_notify('corrections', payload) FROM unnest(%(payloads)s::text[]) AS payload WHERE EXISTS (SELECT FROM settled);
+SELECT pg_notify('corrections', payload) FROM unnest(%(payloads)s::text[]) AS payload
+WHERE EXISTS (SELECT FROM settled);
+
+-- name: refresh_bounds
+-- For each level of continuous aggregates, finest first: until when a refresh may go, from when on it may, up to where the
+-- level is materialised, and whether this version refreshes in batches. Three rows. Minutes are made of ticks, which may
+-- have been dropped; the others of candles, which are kept.
+SELECT now() - live_window,
+       greatest(CASE user_view_name WHEN 'candles_1m' THEN now() - drop_ticks_after END, 'epoch'),
+       greatest(_timescaledb_functions.to_timestamp(_timescaledb_functions.cagg_watermark(mat_hypertable_id)), 'epoch'),
+       string_to_array(split_part(extversion, '-', 1), '.')::int[] >= '{2,28}'
+FROM ops.storage, pg_extension, _timescaledb_catalog.continuous_agg
+WHERE extname = 'timescaledb' AND user_view_schema = 'market'
+ORDER BY mat_hypertable_id;
 
 -- name: refresh
 -- Refreshes one level of continuous aggregates over whole buckets.
-CALL refresh_continuous_aggregate({level}, %(start)s::timestamptz, %(end)s::timestamptz);
+CALL refresh_continuous_aggregate({level}, %(start)s::timestamptz, %(end)s::timestamptz {options});
 
 -- name: drop_old_ticks
 SELECT market.drop_old_ticks();

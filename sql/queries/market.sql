@@ -6,56 +6,67 @@
 SELECT id, symbol, source, ticker, base, quote, kind, price_scale, feed, contiguous_ids, active
 FROM market.instruments ORDER BY symbol;
 
--- name: newest_bucket
--- The newest bucket of a level in a range, by (instrument_id, bucket). One row or none.
-SELECT bucket FROM {level} WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s ORDER BY bucket DESC LIMIT 1;
+-- name: nearest_day
+-- The newest (`order` DESC) or oldest (ASC) day of candles in a range, by (instrument_id, bucket). One row or none.
+SELECT bucket FROM market.candles_1d
+WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s
+ORDER BY bucket {order} LIMIT 1;
 
--- name: oldest_bucket
--- The oldest bucket of a level in a range, by (instrument_id, bucket). One row or none.
-SELECT bucket FROM {level} WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s ORDER BY bucket LIMIT 1;
-
--- name: newest_tick_time
--- The time of the newest tick in a range, by the unique key. One row or none.
-SELECT time FROM market.ticks WHERE instrument_id = %(instrument_id)s AND time >= %(start)s AND time < %(end)s ORDER BY time DESC LIMIT 1;
-
--- name: oldest_tick_time
--- The time of the oldest tick in a range, by the unique key. One row or none.
-SELECT time FROM market.ticks WHERE instrument_id = %(instrument_id)s AND time >= %(start)s AND time < %(end)s ORDER BY time LIMIT 1;
-
--- name: newest_candles
--- The newest candles of a level in a range, newest first, by (instrument_id, bucket). At most `limit` rows.
-SELECT bucket, open, high, low, close, volume, quote_volume, trades, taker_buy_volume, taker_buy_quote_volume, first_id, last_id
+-- name: stored_candles
+-- The newest (`order` DESC) or oldest (ASC) candles of a level in a range, nearest first, by (instrument_id, bucket).
+-- At most `limit` rows. A continuous aggregate sorts all that the range holds: keep it short.
+SELECT bucket, open, high, low, close, volume, quote_volume, trades, taker_buy_volume, taker_buy_quote_volume,
+       first_id, last_id
 FROM {level}
 WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s
-ORDER BY bucket DESC LIMIT %(limit)s;
+ORDER BY bucket {order} LIMIT %(limit)s;
 
--- name: oldest_candles
--- The oldest candles of a level in a range, ascending, by (instrument_id, bucket). At most `limit` rows.
-SELECT bucket, open, high, low, close, volume, quote_volume, trades, taker_buy_volume, taker_buy_quote_volume, first_id, last_id
+-- name: binned_candles
+-- Candles of a fixed length out of those of a finer level in a range, the newest (`order` DESC) or oldest (ASC),
+-- nearest first. Reads all the level's candles in the range by (instrument_id, bucket). At most `limit` rows.
+SELECT date_bin(%(stride)s, bucket, 'epoch') AS bucket, (array_agg(open ORDER BY first_id))[1] AS open,
+       max(high) AS high, min(low) AS low, (array_agg(close ORDER BY last_id DESC))[1] AS close,
+       sum(volume) AS volume, sum(quote_volume) AS quote_volume, sum(trades)::bigint AS trades,
+       sum(taker_buy_volume) AS taker_buy_volume, sum(taker_buy_quote_volume) AS taker_buy_quote_volume,
+       min(first_id) AS first_id, max(last_id) AS last_id
 FROM {level}
 WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s
-ORDER BY bucket LIMIT %(limit)s;
+GROUP BY 1 ORDER BY 1 {order} LIMIT %(limit)s;
+
+-- name: binned_ticks
+-- Candles of a fixed length out of ticks in a range, the newest (`order` DESC) or oldest (ASC), nearest first. Reads
+-- all ticks in the range by the unique key. At most `limit` rows.
+SELECT date_bin(%(stride)s, time, 'epoch') AS bucket, (array_agg(price ORDER BY trade_id))[1] AS open,
+       max(price) AS high, min(price) AS low, (array_agg(price ORDER BY trade_id DESC))[1] AS close,
+       sum(size) AS volume, sum(price * size) AS quote_volume, count(*) AS trades,
+       coalesce(sum(size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_volume,
+       coalesce(sum(price * size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_quote_volume,
+       min(trade_id) AS first_id, max(trade_id) AS last_id
+FROM market.ticks
+WHERE instrument_id = %(instrument_id)s AND time >= %(start)s AND time < %(end)s
+GROUP BY 1 ORDER BY 1 {order} LIMIT %(limit)s;
 
 -- name: merged_candles
 -- Candles between given edges, ascending, out of those of a finer level; empty ones are left out. Reads all the level's
 -- candles between the first and the last edge by (instrument_id, bucket); at most one row for each pair of edges.
-SELECT (%(edges)s::timestamptz[])[slot] AS bucket, (array_agg(open ORDER BY first_id))[1] AS open, max(high) AS high, min(low) AS low,
-       (array_agg(close ORDER BY last_id DESC))[1] AS close, sum(volume) AS volume, sum(quote_volume) AS quote_volume,
-       sum(trades)::bigint AS trades, sum(taker_buy_volume) AS taker_buy_volume,
+SELECT (%(edges)s::timestamptz[])[slot] AS bucket, (array_agg(open ORDER BY first_id))[1] AS open, max(high) AS high,
+       min(low) AS low, (array_agg(close ORDER BY last_id DESC))[1] AS close, sum(volume) AS volume,
+       sum(quote_volume) AS quote_volume, sum(trades)::bigint AS trades, sum(taker_buy_volume) AS taker_buy_volume,
        sum(taker_buy_quote_volume) AS taker_buy_quote_volume, min(first_id) AS first_id, max(last_id) AS last_id
 FROM (
-    SELECT width_bucket(bucket, %(edges)s::timestamptz[]) AS slot, open, high, low, close, volume, quote_volume, trades, taker_buy_volume,
-           taker_buy_quote_volume, first_id, last_id
+    SELECT width_bucket(bucket, %(edges)s::timestamptz[]) AS slot, open, high, low, close, volume, quote_volume, trades,
+           taker_buy_volume, taker_buy_quote_volume, first_id, last_id
     FROM {level} WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s
 ) AS candle
 GROUP BY slot ORDER BY slot;
 
 -- name: merged_ticks
--- Candles between given edges, ascending, out of ticks; empty ones are left out. Reads all ticks between the first and the
--- last edge by the unique key; at most one row for each pair of edges.
-SELECT (%(edges)s::timestamptz[])[slot] AS bucket, (array_agg(price ORDER BY trade_id))[1] AS open, max(price) AS high, min(price) AS low,
-       (array_agg(price ORDER BY trade_id DESC))[1] AS close, sum(size) AS volume, sum(price * size) AS quote_volume,
-       count(*) AS trades, coalesce(sum(size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_volume,
+-- Candles between given edges, ascending, out of ticks; empty ones are left out. Reads all ticks between the first and
+-- the last edge by the unique key; at most one row for each pair of edges.
+SELECT (%(edges)s::timestamptz[])[slot] AS bucket, (array_agg(price ORDER BY trade_id))[1] AS open, max(price) AS high,
+       min(price) AS low, (array_agg(price ORDER BY trade_id DESC))[1] AS close, sum(size) AS volume,
+       sum(price * size) AS quote_volume, count(*) AS trades,
+       coalesce(sum(size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_volume,
        coalesce(sum(price * size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_quote_volume,
        min(trade_id) AS first_id, max(trade_id) AS last_id
 FROM (
@@ -65,22 +76,24 @@ FROM (
 GROUP BY slot ORDER BY slot;
 
 -- name: ticks_before
--- Ticks before a place (`time`, `trade_id`), exclusive, newest first, by the unique key. At most `limit` rows.
+-- Ticks from `start` on and before a place (`time`, `trade_id`), exclusive, newest first, by the unique key. At most
+-- `limit` rows.
 SELECT trade_id, time, price, size, buyer_is_maker FROM market.ticks
-WHERE instrument_id = %(instrument_id)s AND (time, trade_id) < (%(time)s, %(trade_id)s) AND time <= %(time)s AND time >= %(start)s
+WHERE instrument_id = %(instrument_id)s AND (time, trade_id) < (%(time)s, %(trade_id)s) AND time <= %(time)s
+  AND time >= %(start)s
 ORDER BY time DESC, trade_id DESC LIMIT %(limit)s;
 
 -- name: ticks_after
--- Ticks after a place (`time`, `trade_id`), exclusive, whose id is above `after_id`, ascending, by the unique key. At most
--- `limit` rows.
+-- Ticks after a place (`time`, `trade_id`), exclusive, and before `end`, whose id is above `after_id`, ascending, by
+-- the unique key. At most `limit` rows.
 SELECT trade_id, time, price, size, buyer_is_maker FROM market.ticks
-WHERE instrument_id = %(instrument_id)s AND (time, trade_id) > (%(time)s, %(trade_id)s) AND time >= %(time)s AND time < %(end)s
-  AND trade_id > %(after_id)s
+WHERE instrument_id = %(instrument_id)s AND (time, trade_id) > (%(time)s, %(trade_id)s) AND time >= %(time)s
+  AND time < %(end)s AND trade_id > %(after_id)s
 ORDER BY time, trade_id LIMIT %(limit)s;
 
 -- name: bucket_after_id
--- The oldest bucket of a level in a range that holds a trade id above `after_id`, by (instrument_id, bucket): reads the level's
--- candles in that range. One row; null where there is none.
+-- The oldest bucket of a level in a range that holds a trade id above `after_id`, by (instrument_id, bucket): reads the
+-- level's candles in that range. One row; null where there is none.
 SELECT min(bucket) FROM {level}
 WHERE instrument_id = %(instrument_id)s AND last_id > %(after_id)s AND bucket >= %(start)s AND bucket < %(end)s;
 
@@ -90,14 +103,19 @@ SELECT trade_id, time, price, size, buyer_is_maker FROM market.ticks
 WHERE instrument_id = %(instrument_id)s AND time <= %(at)s ORDER BY time DESC, trade_id DESC LIMIT 1;
 
 -- name: last_ids
--- The highest trade id of each instrument in its newest day of candles. A row per instrument that has ticks.
-SELECT instrument.id, (SELECT last_id FROM market.candles_1d AS candle WHERE candle.instrument_id = instrument.id ORDER BY bucket DESC LIMIT 1)
+-- The highest trade id of each instrument, out of its two newest days of candles. A row per instrument; null without
+-- ticks.
+SELECT instrument.id, (
+    SELECT max(last_id) FROM (
+        SELECT last_id FROM market.candles_1d AS candle WHERE candle.instrument_id = instrument.id
+        ORDER BY bucket DESC LIMIT 2
+    ) AS newest)
 FROM market.instruments AS instrument;
 
 -- name: day_summary
 -- The last 24 hours out of minute candles, by (instrument_id, bucket). One row; trades is null where there were none.
-SELECT (array_agg(open ORDER BY bucket))[1], max(high), min(low), (array_agg(close ORDER BY bucket DESC))[1], sum(volume), sum(quote_volume),
-       sum(trades)::bigint, min(first_id), max(last_id)
+SELECT (array_agg(open ORDER BY bucket))[1], max(high), min(low), (array_agg(close ORDER BY bucket DESC))[1],
+       sum(volume), sum(quote_volume), sum(trades)::bigint
 FROM market.candles_1m WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s;
 
 -- name: gaps
