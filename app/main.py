@@ -6,6 +6,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from app.stream.handlers import stream as stream_handler
 from app.stream.service import Stream
 
 WEB: Final = Path(__file__).parent / "web" / "dist"
-VERSION: Final = "0.1.0"
+VERSION: Final = metadata.version("tickwick")
 READY_SECONDS: Final = 10.0
 
 _CONTENT_POLICY: Final = (

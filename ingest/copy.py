@@ -98,19 +98,24 @@ class TickTable:
             self._days |= days
 
     async def _write(self, ticks: Sequence[Tick], quiet: bool, holes: Collection[Hole], *, staged: bool) -> int:
-        async with self._conn.transaction(), self._conn.cursor() as cursor:
-            if quiet:
-                await cursor.execute(_QUERIES["be_quiet"])
-            if staged:
-                await cursor.execute(_QUERIES["make_staging"])
-                await _copy(cursor, "copy_staging", ticks)
-                await cursor.execute(_QUERIES["merge_staging"])
-            else:
+        async with self._conn.cursor() as cursor:
+            if not (quiet or staged or holes):
+                # One statement is a transaction of its own, and saves the round trips of BEGIN and COMMIT.
                 await _copy(cursor, "copy_ticks", ticks)
-            new = cursor.rowcount
-            for hole in holes:
-                await cursor.execute(_QUERIES["open_gap"], _gap_row(hole))
-            return new
+                return cursor.rowcount
+            async with self._conn.transaction():
+                if quiet:
+                    await cursor.execute(_QUERIES["be_quiet"])
+                if staged:
+                    await cursor.execute(_QUERIES["make_staging"])
+                    await _copy(cursor, "copy_staging", ticks)
+                    await cursor.execute(_QUERIES["merge_staging"])
+                else:
+                    await _copy(cursor, "copy_ticks", ticks)
+                new = cursor.rowcount
+                for hole in holes:
+                    await cursor.execute(_QUERIES["open_gap"], _gap_row(hole))
+                return new
 
 
 def _gap_row(hole: Hole) -> dict[str, Any]:

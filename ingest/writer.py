@@ -116,9 +116,9 @@ class Writer:
                         await self._write_over(conn)
             except DatabaseUnavailable as error:
                 _log.warning("database lost", reason=str(error), waiting=len(self._buffer))
+                if self.counters.connected:
+                    backoff.reset()  # it was well until now
                 await asyncio.sleep(backoff.next())
-            else:
-                backoff.reset()
             finally:
                 self.counters.connected = False
                 self._room.set()

@@ -61,10 +61,12 @@ def time_of(field: str, text: str | None, default: datetime) -> datetime:
 def _iso(field: str, text: str) -> datetime:
     wanted = "ISO 8601 with an offset, such as 2021-01-08T00:00:00Z, a date, or Unix time"
     try:
+        if not text.isprintable():  # fromisoformat overlooks a NUL at the end
+            raise ValueError
         # A plus sign that was not escaped in the query arrives as a space.
         moment = datetime.fromisoformat(text.strip().replace(" ", "+") if "T" in text else text)
     except ValueError:
-        raise InvalidParameter(field, f"{text!r} is not a time: give {wanted}") from None
+        raise InvalidParameter(field, f"{text[:60]!r} is not a time: give {wanted}") from None
     if moment.tzinfo is None:
         if len(text) > len("2021-01-08"):
             raise InvalidParameter(field, f"{text!r} has no offset: give {wanted}")

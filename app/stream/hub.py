@@ -70,7 +70,7 @@ class Hub:
         """Whether ticks arrive as they are committed. While they do not, the clock closes no candle."""
         self._history = history
         self._flush_seconds = flush_seconds
-        self._clock = clock
+        self.clock = clock
         self._topics: dict[InstrumentId, dict[Key, AnyTopic]] = {}
         self._changed: dict[AnyTopic, None] = {}
         self._corrections: dict[CandlesTopic, tuple[datetime, datetime]] = {}
@@ -181,7 +181,7 @@ class Hub:
             elif topic.reading.waiting is not None:
                 topic.reading.wait(ticks)
             elif isinstance(topic, CandlesTopic):
-                self._touch_times(topic, topic.add(ticks, self._clock()))
+                self._touch_times(topic, topic.add(ticks, self.clock()))
             elif not topic.add(ticks):
                 self._need(topic)
 
@@ -207,13 +207,11 @@ class Hub:
         interval, zone = topic.key.interval, topic.series.zone
         first = bucket_of(min(times), interval, zone)
         after = next_bucket(bucket_of(max(times), interval, zone), interval, zone)
-        open_bucket = topic.current_bucket(self._clock())
-        if after > open_bucket:
+        if after > topic.current_bucket(self.clock()):
             self._need(topic)
-        if first < open_bucket:
-            after = min(after, open_bucket)
-            known = self._corrections.get(topic)
-            self._corrections[topic] = (min(first, known[0]), max(after, known[1])) if known else (first, after)
+        # The open candle, too: it may be closed, and told of as it stands, before it is read anew.
+        known = self._corrections.get(topic)
+        self._corrections[topic] = (min(first, known[0]), max(after, known[1])) if known else (first, after)
         self._work.set()
 
     def _need(self, topic: ReadTopic) -> None:
@@ -261,7 +259,7 @@ class Hub:
 
     def turn_clock(self) -> None:
         """Close the candles whose time is over, and move the tickers' windows."""
-        now = self._clock()
+        now = self.clock()
         for topics in self._topics.values():
             for topic in topics.values():
                 if isinstance(topic, CandlesTopic):
@@ -280,7 +278,7 @@ class Hub:
     def flush_topic(self, topic: AnyTopic) -> None:
         """Hand out what is new in one topic: whoever joins it afterwards begins after that."""
         if isinstance(topic, TickerTopic):
-            topic.flush(self._clock())
+            topic.flush(self.clock())
         else:
             topic.flush()
 
@@ -297,16 +295,20 @@ class Hub:
             await asyncio.sleep(READ_PAUSE)
 
     async def _read_round(self) -> None:
-        for topic, (start, end) in [*self._corrections.items()]:
-            candles = await self._history.candles_between(topic, start, end, MAX_CORRECTIONS + 1)
-            if self._corrections.get(topic) == (start, end):
-                del self._corrections[topic]
-            self._correct(topic, candles)
         for stale in self.topics:
             if not isinstance(stale, TradesTopic) and stale.reading.needed:
                 async with stale.reading.lock:
                     if stale.reading.needed:
                         await self._read(stale)
+        for topic, (start, end) in [*self._corrections.items()]:
+            if topic.is_open(start):
+                # Has just been read: what it holds is right, and told of in time.
+                candles = []
+            else:
+                candles = await self._history.candles_between(topic, start, end, MAX_CORRECTIONS + 1)
+            if self._corrections.get(topic) == (start, end):
+                del self._corrections[topic]
+            self._correct(topic, candles)
 
     def _correct(self, topic: CandlesTopic, candles: list[Candle]) -> None:
         self.counters.corrections += len(candles)
@@ -321,7 +323,7 @@ class Hub:
         try:
             if isinstance(topic, CandlesTopic):
                 candles = await _in_time(reading, partial(self._history.newest_candles, topic))
-                self._touch_times(topic, topic.resume(candles, reading.finish(), self._clock()))
+                self._touch_times(topic, topic.resume(candles, reading.finish(), self.clock()))
             else:
                 minutes, last = await _in_time(reading, partial(self._history.day, topic.instrument))
                 if not topic.resume(minutes, last, reading.finish()):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, assert_never
 
@@ -68,7 +68,7 @@ class Subscription:
                 case CandlesTopic() | TickerTopic():
                     await self._patiently(partial(hub.ready, topic))
                     hub.flush_topic(topic)
-                    subscriber.push(encode(_snapshot(topic)))
+                    subscriber.push(encode(_snapshot(topic, hub.clock())))
                 case _:
                     assert_never(topic)
             topic.subscribers.add(subscriber)
@@ -168,8 +168,8 @@ class Subscription:
                 raise GivenUp
 
 
-def _snapshot(topic: CandlesTopic | TickerTopic) -> Snapshot:
+def _snapshot(topic: CandlesTopic | TickerTopic, now: datetime) -> Snapshot:
     symbol = topic.instrument.symbol
     if isinstance(topic, TickerTopic):
-        return Snapshot("ticker", symbol, ticker=topic.day.ticker(datetime.now(UTC)))
+        return Snapshot("ticker", symbol, ticker=topic.day.ticker(now))
     return Snapshot("candles", symbol, topic.key.interval, topic.key.zone, candles=topic.series.snapshot())

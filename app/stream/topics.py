@@ -194,8 +194,12 @@ class CandlesTopic(Topic):
         return True
 
     def correct(self, candles: Iterable[Candle]) -> None:
-        """Tell of past candles that changed."""
+        """Tell of past candles that changed; those still open tell of themselves."""
+        current = self.series.open
         for candle in candles:
+            past = candle.closed if current is None else candle.time < current.bucket
+            if not past or candle == self.series.previous:
+                continue
             if self.series.previous and candle.time == self.series.previous.time:
                 self.series.previous = candle
             self._events.append(self._encode(CorrectionEvent, candle))
@@ -204,6 +208,10 @@ class CandlesTopic(Topic):
         """Tell that past candles may have changed, too many or unknown which."""
         key = self.key
         self._events.append(encode(ResetEvent("candles", self.instrument.symbol, key.interval, key.zone)))
+
+    def is_open(self, bucket: datetime) -> bool:
+        """Whether the candle of a bucket is open, and nothing it lacks waits to be read."""
+        return self.series.open is not None and self.series.open.bucket <= bucket and not self.reading.due
 
     def current_bucket(self, now: datetime) -> datetime:
         """The start of the candle that is open, or would be."""

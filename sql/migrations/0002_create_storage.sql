@@ -7,7 +7,7 @@ CREATE TABLE ops.storage (
     only_row         boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     chunk_interval   interval NOT NULL DEFAULT '1 day',
     -- A tick older than this on arrival is late: its range of candles is marked for refresh. No candle younger than
-    -- this is materialised, so a timely tick never meets a materialised bucket.
+    -- twice this is materialised, so a timely tick never meets a materialised bucket, even if its commit takes long.
     live_window      interval NOT NULL DEFAULT '1 minute' CHECK (live_window >= '1 minute'),
     -- Later than the longest lateness to expect, since an insert into a compressed chunk decompresses.
     compress_after   interval DEFAULT '7 days' CHECK (compress_after > '2 days'),

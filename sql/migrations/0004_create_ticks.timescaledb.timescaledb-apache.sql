@@ -4,9 +4,9 @@
 -- Undo: DROP TABLE market.ticks; DROP FUNCTION market.make_room(date[]).
 
 CREATE TABLE market.ticks (
-    time           timestamptz NOT NULL,
+    time           timestamptz NOT NULL CHECK (time >= '1970-01-01 00:00Z' AND time < '2262-01-01 00:00Z'),
     instrument_id  integer NOT NULL,
-    trade_id       bigint NOT NULL,
+    trade_id       bigint NOT NULL CHECK (trade_id >= 0),
     price          numeric NOT NULL CHECK (price > 0 AND price < 1e20 AND scale(price) <= 18),
     size           numeric NOT NULL CHECK (size >= 0 AND size < 1e20 AND scale(size) <= 18),
     buyer_is_maker boolean,

@@ -19,7 +19,7 @@ CREATE FUNCTION market.announce_ticks() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     quiet constant boolean := coalesce(current_setting('tickwick.quiet', true), '') = 'on';
     storage constant ops.storage := (SELECT s FROM ops.storage AS s);
-    live_since constant timestamptz := now() - storage.live_window;
+    live_since constant timestamptz := clock_timestamp() - storage.live_window;
     kept_since constant timestamptz := now() - storage.drop_ticks_after + storage.chunk_interval;
 BEGIN
     IF kept_since IS NOT NULL AND EXISTS (SELECT FROM new_ticks WHERE time < kept_since) THEN

@@ -13,8 +13,8 @@ BEGIN
     -- ticks deletes their candles. Hours and days are made of candles, which stay.
     FOR level IN
         SELECT * FROM (VALUES
-            ('market.candles_1m', storage.drop_ticks_after - 2 * storage.chunk_interval, storage.live_window,
-             interval '1 minute'),
+            ('market.candles_1m', storage.drop_ticks_after - 2 * storage.chunk_interval,
+             2 * storage.live_window, interval '1 minute'),
             ('market.candles_1h', NULL, interval '1 hour', interval '30 minutes'),
             ('market.candles_1d', NULL, interval '1 day', interval '6 hours')
         ) AS levels (name, start_offset, end_offset, every)

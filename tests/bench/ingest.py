@@ -10,6 +10,7 @@ import psycopg
 import uvloop
 
 from app.market.model import InstrumentId, Tick, from_micros
+from app.settings import Settings
 from ingest import instruments
 from ingest.feed import Feed
 from ingest.sources.binance import PARSERS, binance
@@ -17,7 +18,7 @@ from ingest.writer import Writer
 from tests.bench.blaster import trade
 from tests.bench.harness import Database, Figure, add_instrument, now_us, resident_mb
 
-COUNT = 400_000
+COUNT = 600_000
 BATCHES = (500, 1_000, 5_000)
 
 
@@ -45,7 +46,7 @@ async def _ingest(db: Database, ticker: str, batch: int) -> tuple[float, float, 
     async with await psycopg.AsyncConnection.connect(db.writer, autocommit=True) as conn:
         found = await instruments.by_symbol(conn, [f"BENCH:{ticker}"])
     writer = Writer(
-        db.writer, {i.id: i for i in found}, flush_ticks=batch, flush_seconds=0.01, buffer_ticks=max(20_000, 2 * batch)
+        db.writer, {i.id: i for i in found}, flush_ticks=batch, flush_seconds=0.01, buffer_ticks=Settings().buffer_ticks
     )
     feed = Feed(binance("trade", address), {i.ticker: i.id for i in found}, writer.push, writer.room)
     tasks = [asyncio.create_task(writer.run())]

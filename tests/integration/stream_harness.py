@@ -1,8 +1,8 @@
 """A real server in this process, real clients, and a hand on the database: what the tests of the stream share."""
 
 import asyncio
-import functools
 import json
+import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -126,11 +126,51 @@ class Client:
         return ids
 
 
+async def eventually(condition: Callable[[], object]) -> None:
+    """Return once the condition holds, which nothing announces."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110  # there is no event to wait for
+            await asyncio.sleep(0.01)
+
+
+class Deaf:
+    """A client that subscribes and then reads nothing, with as small a receive buffer as the system gives."""
+
+    def __init__(self, url: str) -> None:
+        self._address = (url.rpartition("/")[2].partition(":")[0], int(url.rpartition(":")[2]))
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        self.socket.setblocking(False)
+
+    async def ask(self, **request: Any) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(self.socket, self._address)
+        handshake = (
+            "GET /api/v1/stream HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        await loop.sock_sendall(self.socket, handshake.encode())
+        received = b""
+        while b"\r\n\r\n" not in received:
+            received += await loop.sock_recv(self.socket, 1)
+        payload = json.dumps(request).encode()
+        frame = b"\x81" + bytes([0xFE]) + len(payload).to_bytes(2, "big") + bytes(4) + payload
+        await loop.sock_sendall(self.socket, frame)
+
+    def __enter__(self) -> "Deaf":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+
 class Running(NamedTuple):
     """A server that listens on a free port."""
 
     url: str
     stream: Stream
+    connections: set[Any]
+    """The server's sockets that are not closed yet."""
     stop: Callable[[], "asyncio.Future[Any]"]
 
     @asynccontextmanager
@@ -150,27 +190,27 @@ async def serving(database: Database, **settings: Any) -> AsyncIterator[Running]
     """A server on a database, live; it must shut down within its patience, and leaves no task behind."""
     loop = asyncio.get_running_loop()
     ready: asyncio.Future[str] = loop.create_future()
-    made: list[Any] = []
-    create = main.create_app
+    servers: list[main.Server] = []
 
-    def create_app(given: Settings) -> Any:
-        made.append(create(given))
-        return made[0]
+    class Server(main.Server):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            servers.append(self)
 
     before = asyncio.all_tasks()
     listening = main.bind("127.0.0.1", 0)
     given = Settings(dsn=database.app, **settings)
-    config = functools.partial(uvicorn.Config)
+    config = uvicorn.Config
 
     def configure(app: Any, **options: Any) -> uvicorn.Config:
         return config(app, **{**options, "ws": WebSocketProtocol})
 
-    with mock.patch.object(main, "create_app", create_app), mock.patch.object(uvicorn, "Config", configure):
+    with mock.patch.object(main, "Server", Server), mock.patch.object(uvicorn, "Config", configure):
         task = asyncio.create_task(main.serve_on(listening, given, ready.set_result), name="served by a test")
         done, _ = await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
         if task in done:
             await task
-    stream: Stream = made[0].state.stream
+    stream: Stream = servers[0]._app.state.stream
 
     def stop() -> asyncio.Future[Any]:
         task.cancel()
@@ -179,7 +219,7 @@ async def serving(database: Database, **settings: Any) -> AsyncIterator[Running]
     try:
         async with asyncio.timeout(PATIENCE):
             await stream.listener.live.wait()
-        yield Running(ready.result(), stream, stop)
+        yield Running(ready.result(), stream, servers[0].server_state.connections, stop)
     finally:
         async with asyncio.timeout(PATIENCE):
             await stop()

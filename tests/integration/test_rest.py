@@ -1,0 +1,496 @@
+"""REST over a real server: every endpoint, page by page, and what it refuses."""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from app.embedded import Server
+from app.market.intervals import Interval
+from app.market.model import Candle, Instrument, Tick, from_micros
+from tests.databases import Database
+from tests.integration.reckoning import reckon
+from tests.integration.rest import Rest, serving, until_ready
+from tests.integration.ticks import NOON, add_instrument, series, settle, store, tick
+
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
+NAMES = Candle.__struct_fields__[:12]
+
+
+def iso(moment: datetime) -> str:
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def wire(rows: list[tuple[Any, ...]]) -> list[list[Any]]:
+    return [[iso(time), *rest] for time, *rest in rows]
+
+
+def plain(candles: list[dict[str, Any]]) -> list[list[Any]]:
+    return [[candle[name] for name in NAMES] for candle in candles]
+
+
+def trade(one: Tick) -> dict[str, Any]:
+    side = {True: "sell", False: "buy", None: None}[one.buyer_is_maker]
+    time = iso(from_micros(one.time_us))
+    return {"trade_id": one.trade_id, "time": time, "price": str(one.price), "size": str(one.size), "side": side}
+
+
+@pytest.fixture
+async def instrument(any_database: Database) -> Instrument:
+    return await add_instrument(any_database)
+
+
+@pytest.fixture
+async def rest(any_database: Database, instrument: Instrument) -> AsyncIterator[Rest]:
+    """A server whose one instrument has no ticks yet."""
+    async with serving(any_database) as served:
+        yield served
+
+
+# Candles
+
+
+@pytest.mark.parametrize("interval", Interval)
+async def test_candles_of_each_interval_equal_the_reckoning(
+    any_database: Database, instrument: Instrument, rest: Rest, interval: Interval
+) -> None:
+    ticks = series(instrument, 300, step=977.5)
+    await store(any_database, ticks, quiet=True)
+    page = await rest.get("/candles/SIM:BTCUSDT", interval=interval, limit=5000)
+    assert plain(page["candles"]) == wire(reckon(ticks, interval))
+    assert (page["symbol"], page["interval"], page["timezone"], page["next"]) == ("SIM:BTCUSDT", interval, "UTC", None)
+
+
+async def test_candles_are_alike_on_every_engine(database: Database) -> None:
+    instrument = await add_instrument(database)
+    ticks = [
+        *series(instrument, 200, NOON, step=700),
+        *series(instrument, 20, datetime.now(UTC) - 50 * MINUTE, 150, 201),
+    ]
+    await store(database, ticks)
+    await settle(database)
+    async with serving(database) as rest:
+        for interval in ("1s", "1m", "5m", "4h", "1d", "1M"):
+            newest = await rest.walk("/candles/btcusdt", "candles", interval=interval, limit=37)
+            oldest = await rest.walk("/candles/btcusdt", "candles", interval=interval, limit=37, start="1970-01-01")
+            assert plain([c for page in reversed(newest) for c in page]) == wire(reckon(ticks, interval))
+            assert plain([c for page in oldest for c in page]) == wire(reckon(ticks, interval))
+
+
+@pytest.mark.parametrize("interval", ["1s", "1m", "15m", "1h", "1d", "1w"])
+@pytest.mark.parametrize("limit", [1, 7, 100])
+async def test_candles_pages_walk_all_of_them_once_in_both_directions(
+    any_database: Database, instrument: Instrument, rest: Rest, interval: str, limit: int
+) -> None:
+    ticks = series(instrument, 60, step=9_999) + series(instrument, 20, NOON + 90 * DAY, first_id=61)
+    await store(any_database, ticks, quiet=True)
+    wanted = wire(reckon(ticks, interval))
+    newest = await rest.walk("/candles/BTCUSDT", "candles", interval=interval, limit=limit)
+    assert plain([c for page in reversed(newest) for c in page]) == wanted
+    oldest = await rest.walk("/candles/BTCUSDT", "candles", interval=interval, limit=limit, start=iso(NOON - DAY * 40))
+    assert plain([c for page in oldest for c in page]) == wanted
+
+
+async def test_candles_start_and_end_bound_the_times_of_candles(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    await store(any_database, series(instrument, 100, step=60), quiet=True)
+    page = await rest.get("/candles/BTCUSDT", start=iso(NOON + 90 * timedelta(seconds=1)), end=iso(NOON + 5 * MINUTE))
+    assert [c["time"] for c in page["candles"]] == [iso(NOON + i * MINUTE) for i in (2, 3, 4)]
+    page = await rest.get("/candles/BTCUSDT", end=iso(NOON + 5 * MINUTE), limit=2)
+    assert [c["time"] for c in page["candles"]] == [iso(NOON + i * MINUTE) for i in (3, 4)]
+    page = await rest.get("/candles/BTCUSDT", interval="5m", start=iso(NOON + MINUTE), end=iso(NOON + 11 * MINUTE))
+    assert [c["time"] for c in page["candles"]] == [iso(NOON + i * MINUTE) for i in (5, 10)]
+    assert (await rest.get("/candles/BTCUSDT", start=iso(NOON), end=iso(NOON)))["candles"] == []
+
+
+async def test_candles_say_whether_they_are_closed_and_complete(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    now = datetime.now(UTC)
+    past = [tick(instrument, i, now - 30 * DAY) for i in (1, 2)] + [tick(instrument, i, now - 20 * DAY) for i in (5, 7)]
+    await store(any_database, [*past, tick(instrument, 8, now)])
+    candles = (await rest.get("/candles/BTCUSDT", interval="1d"))["candles"]
+    assert [(c["closed"], c["complete"]) for c in candles] == [(True, True), (True, False), (False, False)]
+
+
+async def test_candles_of_ids_that_prove_nothing_do_not_say_whether_they_are_complete(any_database: Database) -> None:
+    quotes = await add_instrument(any_database, "EURUSD", feed="quote", contiguous_ids=False)
+    await store(any_database, series(quotes, 3), quiet=True)
+    async with serving(any_database) as rest:
+        assert [c["complete"] for c in (await rest.get("/candles/EURUSD"))["candles"]] == [None]
+
+
+async def test_candles_fill_walks_every_bucket_once_in_both_directions(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 30 * HOUR
+    await store(
+        any_database, [tick(instrument, 1, start, "5"), tick(instrument, 2, start + 10 * HOUR, "7")], quiet=True
+    )
+    end = iso(start + 20 * HOUR)
+    expected = [(iso(start + i * HOUR), "5" if i < 10 else "7", int(i in (0, 10))) for i in range(20)]
+    for direction in ({}, {"start": iso(start)}):
+        pages = await rest.walk(
+            "/candles/BTCUSDT", "candles", interval="1h", fill="previous", limit=6, end=end, **direction
+        )
+        pages = pages if direction else pages[::-1]
+        assert [(c["time"], c["close"], c["trades"]) for page in pages for c in page] == expected
+    page = await rest.get("/candles/BTCUSDT", interval="1h", fill="previous")
+    assert len(page["candles"]) == 31
+    assert [c["closed"] for c in page["candles"]] == [True] * 30 + [False]
+
+
+async def test_candles_fill_takes_the_price_from_before_the_start(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    await store(any_database, [tick(instrument, 1, NOON, "5")], quiet=True)
+    page = await rest.get("/candles/BTCUSDT", fill="previous", start=iso(NOON + 400 * DAY), limit=3)
+    assert [(c["open"], c["close"], c["trades"], c["first_id"]) for c in page["candles"]] == [("5", "5", 0, None)] * 3
+    before = await rest.get("/candles/BTCUSDT", fill="previous", start=iso(NOON - HOUR), end=iso(NOON))
+    assert before["candles"] == []
+
+
+async def test_candles_fill_over_years_of_silence_takes_no_time(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    """Regression: every second since the last trade was filled in, and all but the last few thrown away."""
+    await store(any_database, [tick(instrument, 1, NOON - 4000 * DAY, "5")], quiet=True)
+    async with asyncio.timeout(5):
+        page = await rest.get("/candles/BTCUSDT", interval="1s", fill="previous", limit=10)
+    assert [c["close"] for c in page["candles"]] == ["5"] * 10
+
+
+async def test_candles_of_days_follow_the_zone(any_database: Database, instrument: Instrument, rest: Rest) -> None:
+    await store(any_database, [tick(instrument, 1, datetime(2024, 3, 30, 23, 30, tzinfo=UTC))], quiet=True)
+    for zone, time in (("Europe/Berlin", "2024-03-30T23:00:00Z"), ("+05:30", "2024-03-30T18:30:00Z")):
+        page = await rest.get("/candles/BTCUSDT", interval="1d", timezone=zone)
+        assert [c["time"] for c in page["candles"]] == [time]
+        assert page["timezone"] == zone
+
+
+# Ticks
+
+
+async def test_ticks_pages_walk_all_of_them_once_though_many_share_a_time(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    ticks = [tick(instrument, i, NOON + (i // 10) * MINUTE * 200) for i in range(1, 101)]
+    await store(any_database, ticks, quiet=True)
+    wanted = [trade(one) for one in ticks]
+    for limit in (1, 7, 10, 1000):
+        newest = await rest.walk("/ticks/BTCUSDT", "ticks", limit=limit)
+        assert [t for page in newest for t in page] == wanted[::-1]
+        oldest = await rest.walk("/ticks/BTCUSDT", "ticks", limit=limit, start="2024-01-01")
+        assert [t for page in oldest for t in page] == wanted
+        after = await rest.walk("/ticks/BTCUSDT", "ticks", limit=limit, after_id=42)
+        assert [t for page in after for t in page] == wanted[42:]
+
+
+async def test_ticks_are_alike_on_every_engine(database: Database) -> None:
+    instrument = await add_instrument(database)
+    ticks = series(instrument, 100, step=40_000)
+    await store(database, ticks, quiet=True)
+    await settle(database)
+    async with serving(database) as rest:
+        assert await rest.walk("/ticks/BTCUSDT", "ticks", limit=60) == [
+            [trade(one) for one in ticks[:39:-1]],
+            [trade(one) for one in ticks[39::-1]],
+        ]
+        assert (await rest.get("/ticks/BTCUSDT", after_id=97))["ticks"] == [trade(one) for one in ticks[97:]]
+        assert (await rest.get("/price/BTCUSDT", at=iso(NOON - DAY + 90 * DAY)))["trade_id"] == 100
+
+
+async def test_ticks_start_is_inclusive_and_end_exclusive(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    await store(any_database, series(instrument, 10, step=1), quiet=True)
+    second = timedelta(seconds=1)
+    bounds = {"start": iso(NOON + 2 * second), "end": iso(NOON + 5 * second)}
+    assert [t["trade_id"] for t in (await rest.get("/ticks/BTCUSDT", **bounds))["ticks"]] == [3, 4, 5]
+    assert [t["trade_id"] for t in (await rest.get("/ticks/BTCUSDT", end=bounds["end"], limit=2))["ticks"]] == [5, 4]
+    page = await rest.get("/ticks/BTCUSDT", after_id=4, **bounds)
+    assert [t["trade_id"] for t in page["ticks"]] == [5]
+
+
+async def test_ticks_after_an_id_that_is_the_last_are_none(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    assert (await rest.get("/ticks/BTCUSDT", after_id=0)) == {"symbol": "SIM:BTCUSDT", "ticks": [], "next": None}
+    await store(any_database, series(instrument, 10), quiet=True)
+    assert (await rest.get("/ticks/BTCUSDT", after_id=10))["ticks"] == []
+    assert (await rest.get("/ticks/BTCUSDT", after_id=10**25))["ticks"] == []
+
+
+# CSV
+
+
+async def test_csv_holds_the_same_as_json_and_names_the_next_page_in_a_header(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    await store(any_database, series(instrument, 20, step=60), quiet=True)
+    for path, key in (("/api/v1/candles/BTCUSDT", "candles"), ("/api/v1/ticks/BTCUSDT", "ticks")):
+        page = (await rest.ask(path, limit=7)).json
+        answer = await rest.ask(path, {"Accept": "text/csv"}, limit=7)
+        assert answer.headers["content-type"].startswith("text/csv")
+        assert answer.headers["link"] == f'<{page["next"].lower()}>; rel="next"'
+        rows = [*csv.DictReader(io.StringIO(answer.body.decode()))]
+        texts = {True: "true", False: "false", None: ""}
+        as_text = [
+            {n: texts[v] if v is None or isinstance(v, bool) else str(v) for n, v in r.items()} for r in page[key]
+        ]
+        assert rows == as_text
+        last = await rest.ask(path, {"Accept": "text/csv"}, limit=20 + (key == "ticks"))
+        assert ("link" in last.headers) == (key == "candles")
+
+
+# Ticker, price, instruments, gaps
+
+
+async def test_ticker_tells_the_last_day(any_database: Database, instrument: Instrument, rest: Rest) -> None:
+    now = datetime.now(UTC)
+    await store(
+        any_database,
+        [
+            tick(instrument, 1, now - 2 * DAY, "1", "9"),
+            tick(instrument, 2, now - 20 * HOUR, "80", "1"),
+            tick(instrument, 3, now - 10 * HOUR, "120", "0.5"),
+            tick(instrument, 4, now - HOUR, "100.00", "2"),
+        ],
+    )
+    ticker = await rest.get("/ticker/BTCUSDT")
+    assert {name: ticker[name] for name in ("symbol", "last", "open", "high", "low", "change", "change_percent")} == {
+        "symbol": "SIM:BTCUSDT",
+        "last": "100.00",
+        "open": "80",
+        "high": "120",
+        "low": "80",
+        "change": "20.00",
+        "change_percent": "25.000",
+    }
+    assert (Decimal(ticker["volume"]), Decimal(ticker["quote_volume"]), ticker["trades"]) == (Decimal("3.5"), 340, 3)
+
+
+async def test_ticker_of_a_quiet_day_tells_the_last_price_alone(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    assert (await rest.problem("/ticker/BTCUSDT"))["detail"] == "SIM:BTCUSDT has not traded yet"
+    await store(any_database, [tick(instrument, 1, NOON, "5")], quiet=True)
+    ticker = await rest.get("/ticker/BTCUSDT")
+    assert (ticker["last"], ticker["time"], ticker["open"], ticker["trades"]) == ("5", iso(NOON), None, 0)
+
+
+async def test_price_is_that_of_the_last_trade_at_or_before_a_moment(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    microsecond = timedelta(microseconds=1)
+    ticks = [tick(instrument, 1, NOON, "5"), tick(instrument, 2, NOON, "6"), tick(instrument, 3, NOON + 50 * DAY, "7")]
+    await store(any_database, ticks, quiet=True)
+    for at, price in ((NOON, "6"), (NOON + 50 * DAY - microsecond, "6"), (NOON + 50 * DAY, "7")):
+        found = await rest.get("/price/BTCUSDT", at=iso(at))
+        assert (found["price"], found["at"]) == (price, iso(at))
+    assert (await rest.get("/price/BTCUSDT"))["price"] == "7"
+    problem = await rest.problem("/price/BTCUSDT", at=iso(NOON - microsecond))
+    assert (problem["status"], problem["title"]) == (404, "Not Found")
+
+
+async def test_instruments_are_listed_and_found_by_symbol_and_ticker_in_any_case(
+    instrument: Instrument, rest: Rest
+) -> None:
+    listed = (await rest.get("/instruments"))["instruments"]
+    assert [one["symbol"] for one in listed] == ["SIM:BTCUSDT"]
+    for symbol in ("SIM:BTCUSDT", "sim:btcusdt", "btcusdt", quote("SIM:BTCUSDT", safe="")):
+        assert await rest.get(f"/instruments/{symbol}") == listed[0]
+    assert listed[0]["id"] == instrument.id
+
+
+async def test_instrument_added_while_the_server_runs_is_found(any_database: Database, rest: Rest) -> None:
+    await add_instrument(any_database, "ETHUSDT")
+    async with asyncio.timeout(10):
+        while (await rest.ask("/api/v1/instruments/ETHUSDT")).status != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_gaps_pages_walk_all_of_them_once(any_database: Database, instrument: Instrument, rest: Rest) -> None:
+    any_database.execute(
+        "INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time, state, closed_at)"
+        " SELECT %s, i * 10, i * 10 + 5, now(), now(), CASE WHEN i %% 2 = 0 THEN 'open' ELSE 'filled' END,"
+        " CASE WHEN i %% 2 = 1 THEN now() END FROM generate_series(0, 19) AS i",
+        (instrument.id,),
+    )
+    pages = await rest.walk("/gaps/BTCUSDT", "gaps", limit=3)
+    assert [gap["from_id"] for page in pages for gap in page] == [*range(0, 200, 10)]
+    pages = await rest.walk("/gaps/BTCUSDT", "gaps", limit=3, state="open")
+    assert [gap["from_id"] for page in pages for gap in page] == [*range(0, 200, 20)]
+
+
+# What is refused
+
+
+async def test_unknown_symbol_answers_near_matches(any_database: Database, rest: Rest) -> None:
+    for path in ("candles", "ticks", "ticker", "price", "instruments", "gaps"):
+        problem = await rest.problem(f"/{path}/BTCUSD")
+        assert (problem["status"], problem["near"]) == (404, ["SIM:BTCUSDT"])
+        assert "did you mean SIM:BTCUSDT?" in problem["detail"]
+
+
+async def test_ambiguous_ticker_says_which_symbols_it_could_be(any_database: Database) -> None:
+    await add_instrument(any_database)
+    await add_instrument(any_database, source="BINANCE")
+    async with serving(any_database) as rest:
+        problem = await rest.problem("/candles/BTCUSDT")
+        assert problem["status"] == 400
+        assert problem["errors"][0]["field"] == "symbol"
+        assert "BINANCE:BTCUSDT, SIM:BTCUSDT" in problem["detail"]
+        assert (await rest.get("/candles/SIM:BTCUSDT"))["candles"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "field", "hint"),
+    [
+        ("candles", {"interval": "7m"}, "interval", "1s 1m 3m 5m"),
+        ("candles", {"intervall": "1m"}, "intervall", "there are: end, fill, interval"),
+        ("candles", {"limit": "0"}, "limit", "between 1 and 5000"),
+        ("candles", {"limit": "5001"}, "limit", "between 1 and 5000"),
+        ("candles", {"limit": "many"}, "limit", "int"),
+        ("candles", {"start": "noon"}, "start", "ISO 8601"),
+        ("candles", {"start": "2024-01-02", "end": "2024-01-01"}, "end", "before start"),
+        ("candles", {"timezone": "Europe/Berlin"}, "timezone", "1d 3d 1w 1M alone"),
+        ("candles", {"timezone": "Moon/Sea", "interval": "1d"}, "timezone", "Europe/Berlin"),
+        ("candles", {"fill": "next"}, "fill", "previous"),
+        ("ticks", {"limit": "10001"}, "limit", "between 1 and 10000"),
+        ("ticks", {"after_id": "-1"}, "after_id", "0"),
+        ("ticks", {"cursor": "x"}, "cursor", "next"),
+        ("price", {"at": "1969-12-31"}, "at", "between 1970 and 2262"),
+        ("gaps", {"state": "lost"}, "state", "unfillable"),
+        ("ticker", {"at": "now"}, "at", "there are: none"),
+        ("instruments", {"x": "1"}, "x", "there are: none"),
+    ],
+)
+async def test_wrong_parameter_is_named_with_what_would_be_right(
+    rest: Rest, path: str, query: dict[str, str], field: str, hint: str
+) -> None:
+    problem = await rest.problem(f"/{path}/BTCUSDT", **query)
+    assert problem["status"] == 400
+    assert [error["field"] for error in problem["errors"]] == [field]
+    assert hint in problem["detail"]
+
+
+HOSTILE = [
+    "'; DROP TABLE market.ticks; --",
+    "1' OR '1'='1",
+    "%00",
+    "a\x00b",
+    "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+    "9" * 30,
+    "9" * 5000,
+    "-" + "9" * 400,
+    "1e400",
+    "NaN",
+    "../../etc/passwd",
+    "{}",
+    "${jndi:x}",
+    "x" * 8000,
+    "\u202e\U0001f4a5",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:20])
+async def test_hostile_text_anywhere_is_refused_as_a_problem_and_never_crashes(rest: Rest, text: str) -> None:
+    known = {
+        "candles": ("interval", "start", "end", "limit", "timezone", "fill", "unknown"),
+        "ticks": ("start", "end", "after_id", "cursor", "limit"),
+        "price": ("at",),
+        "gaps": ("state", "after_id", "limit"),
+    }
+    for path, names in known.items():
+        answer = await rest.ask(f"/api/v1/{path}/" + quote(text or " ", safe=""))
+        assert answer.status in (400, 404), (path, answer)
+        assert answer.headers["content-type"] == "application/problem+json"
+        for name in names:
+            query = {name: text} | ({"interval": "1d"} if name == "timezone" else {})
+            answer = await rest.ask(f"/api/v1/{path}/BTCUSDT", **query)
+            if answer.status == 200:  # a huge id is an id
+                assert (name, text) in (("after_id", "9" * 30),) or (name, text) == ("cursor", ""), (name, answer)
+                continue
+            assert answer.status == 400, (path, name, answer)
+            assert answer.json["errors"], (path, name, answer)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"/api/v1/candles/%ff%fe",
+        b"/api/v1/candles/BTCUSDT?interval=%ff%fe",
+        b"/api/v1/candles/BTCUSDT?start=%c3%28",
+        b"/api/v1/candles/BTCUSDT?%ff=1",
+        b"/api/v1/candles/BTCUSDT?limit=%00",
+        b"/api/v1/candles/BTCUSDT?limit=1&limit=2",
+        b"/api/v1/candles/BTCUSDT?interval=1m&interval=7m",
+        b"/api/v1/ticks/%2e%2e%2f%2e%2e%2fetc",
+        b"/api/v1/ticks/BTCUSDT?cursor=%F0%9F%92%A5",
+        b"/api/v1/candles/\xff\xfe",
+        b"/api/v1/nothing",
+        b"/api/v1/candles",
+        b"/api/v1/candles/",
+    ],
+)
+async def test_bytes_that_are_no_text_are_refused_and_never_crash(rest: Rest, target: bytes) -> None:
+    answer = await rest.send(b"GET " + target + b" HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+    assert answer.status in (400, 404), answer
+
+
+async def test_method_that_is_not_allowed_answers_a_problem(rest: Rest) -> None:
+    answer = await rest.send(b"POST /api/v1/candles/BTCUSDT HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
+    assert (answer.status, answer.headers["content-type"]) == (405, "application/problem+json")
+
+
+# Operations
+
+
+async def test_probes_metrics_and_schema_answer(rest: Rest) -> None:
+    assert (await rest.ask("/livez")).json == {"status": "alive"}
+    assert (await rest.ask("/readyz")).json == {"ready": True, "database": True, "listener": True}
+    assert b"tickwick_listener_live 1.0" in (await rest.ask("/metrics")).body
+    schema = (await rest.ask("/schema/openapi.json")).json
+    assert {path for path in schema["paths"] if path.startswith("/api/v1/")} == {
+        "/api/v1/instruments",
+        *(f"/api/v1/{name}/{{symbol}}" for name in ("candles", "ticks", "ticker", "price", "instruments", "gaps")),
+    }
+
+
+async def test_server_answers_503_while_the_database_is_stopped_and_recovers(
+    any_database: Database, any_server: Server, instrument: Instrument, rest: Rest
+) -> None:
+    await store(any_database, series(instrument, 3), quiet=True)
+    assert len((await rest.get("/ticks/BTCUSDT"))["ticks"]) == 3
+    await asyncio.to_thread(any_server.stop)
+    problem = await rest.problem("/candles/BTCUSDT")
+    assert (problem["status"], problem["detail"]) == (503, "the database is away; try again in a moment")
+    answer = await rest.ask("/api/v1/ticker/BTCUSDT")
+    assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+    ready = await rest.ask("/readyz")
+    assert (ready.status, ready.json["database"]) == (503, False)
+    assert (await rest.ask("/livez")).status == 200
+    assert (await rest.ask("/api/v1/instruments")).status == 200
+    await asyncio.to_thread(any_server.start)
+    await until_ready(rest, 30)
+    assert len((await rest.get("/ticks/BTCUSDT"))["ticks"]) == 3
+
+
+async def test_server_recovers_from_ended_connections(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    await store(any_database, series(instrument, 3), quiet=True)
+    assert await rest.get("/ticks/BTCUSDT")
+    assert any_database.terminate("tickwick serve") >= 1
+    assert len((await rest.get("/ticks/BTCUSDT"))["ticks"]) == 3
