@@ -41,6 +41,7 @@ RATE: Final = 5.0
 SEED: Final = 1
 BATCH: Final = 10_000
 SEAM_CHECKS: Final = 10
+LATEST: Final = "SELECT * FROM market.candles WHERE interval = '1m' ORDER BY time DESC LIMIT 5"
 OPEN_SEAMS: Final = """
     SELECT instrument.id, ticker, from_id, to_id FROM market.gaps
     JOIN market.instruments AS instrument ON instrument.id = instrument_id
@@ -65,7 +66,7 @@ def default_data_dir() -> Path:
 
 
 def demo(options: DemoOptions, settings: Settings, out: Console) -> None:
-    """Run until SIGINT or SIGTERM, and stop everything within 5 s. Raises OperatorError where something cannot start."""
+    """Run until a signal, and stop everything within 5 s. Raises OperatorError where something cannot start."""
     started = time.monotonic()
     listening = bind(settings.host, settings.port)
     server = Server(find_installation(options.postgres_bin), options.data_dir)
@@ -73,7 +74,10 @@ def demo(options: DemoOptions, settings: Settings, out: Console) -> None:
         server.discard()
     with server:
         outcome = _migrate(server)
-        out.print(f"[bold]{server.installation.describe()}[/], engine {outcome.engine}, data in {options.data_dir}")
+        out.print(
+            f"[bold]{server.installation.describe()}[/], engine {outcome.engine}, data in {options.data_dir}",
+            soft_wrap=True,
+        )
         uvloop.run(_Demo(options, settings, server, outcome, out, started).run(listening))
 
 
@@ -172,8 +176,8 @@ class _Demo:
         self._out.print("Try:\n", soft_wrap=True)
         for line in (
             f"  curl '{address}/api/v1/candles/{first}?interval=1m&limit=3'",
-            f"  echo '{subscribe}' | {python} -m websockets {ws}/api/v1/stream",
-            f"  {self._server.psql_command(DATABASE)} -c \"SELECT * FROM market.candles WHERE interval = '1m' ORDER BY time DESC LIMIT 5\"",
+            f"  (echo '{subscribe}'; sleep 5) | {python} -m websockets {ws}/api/v1/stream",
+            f'  {self._server.psql_command(DATABASE)} -c "{LATEST}"',
         ):
             self._out.print(line, markup=False, soft_wrap=True)
         self._out.print("\nCtrl-C stops everything; the data is kept.")

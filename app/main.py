@@ -98,7 +98,7 @@ def create_app(settings: Settings) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="Tickwick",
             version=VERSION,
-            description="Price ticks in, candles and a live feed out. The live feed is a websocket at `/api/v1/stream`.",
+            description="Price ticks in, candles and a live feed out; the feed is a websocket at `/api/v1/stream`.",
             path="/schema",
             render_plugins=[_DocsPage(), JsonRenderPlugin(), YamlRenderPlugin()],
             tags=[Tag("market", "Candles, ticks, prices."), Tag("operations", "For probes and Prometheus.")],
@@ -153,7 +153,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        # uvicorn's own raises the signal again once it has shut down, which would end the process before others clean up.
+        # uvicorn's own raises the signal again once it has shut down, and so ends the process before others clean up.
         with stop_signals(lambda: setattr(self, "should_exit", True)):
             yield
 
@@ -210,5 +210,3 @@ async def _check_database(settings: Settings) -> None:
                 await conn.execute("SELECT FROM market.instruments LIMIT 0")
     except TickwickError as error:
         raise OperatorError(f"cannot use the database: {error}") from error
-
-

@@ -61,7 +61,7 @@ async def by_symbol(conn: AsyncConnection[Any], symbols: Sequence[str]) -> list[
 async def last_stored(
     conn: AsyncConnection[Any], tracked: Iterable[Instrument]
 ) -> dict[InstrumentId, tuple[int, int] | None]:
-    """The highest trade id of each instrument with contiguous ids, and about its time in microseconds; None without ticks."""
+    """The highest trade id of each instrument with contiguous ids, and about its time in µs; None without ticks."""
     last: dict[InstrumentId, tuple[int, int] | None] = {i.id: None for i in tracked if i.contiguous_ids}
     cursor = await conn.execute(_QUERIES["last_ids"], {"instrument_ids": list(last)})
     for instrument_id, last_id, bucket in await cursor.fetchall():

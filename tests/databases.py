@@ -148,14 +148,16 @@ class Databases:
     def _template(self, engine: Engine) -> str:
         if engine not in self._templates:
             dsn = self._stack.enter_context(self._database(engine, template=None))
+            name = str(conninfo_to_dict(dsn)["dbname"])
             with psycopg.connect(dsn, autocommit=True) as conn:
                 migrate(conn, wanted=engine)
                 if engine is Engine.TIMESCALEDB and self._external:
                     for role in _ROLES:
                         conn.execute(f"ALTER ROLE tickwick_{role} PASSWORD '{_PASSWORD}'")
-            if engine is Engine.TIMESCALEDB and self._external:
-                _stop_workers(dsn)
-            self._templates[engine] = str(conninfo_to_dict(dsn)["dbname"])
+                    _stop_workers(dsn)
+                # A template cannot be cloned while somebody is connected to it, such as a worker of TimescaleDB.
+                conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            self._templates[engine] = name
         return self._templates[engine]
 
     @contextlib.contextmanager

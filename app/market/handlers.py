@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 import msgspec
@@ -26,6 +26,8 @@ from app.market.store import ALWAYS, NEVER, NO_ID, TOP_ID, Gap, Place, Range
 from app.problems import Problem
 
 CSV: Final = "text/csv"
+FILLS: Final = ("none", "previous")
+STATES: Final = ("open", "filled", "unfillable")
 
 Symbol = Annotated[
     str,
@@ -100,7 +102,9 @@ async def candles(
     registry: NamedDependency[Registry],
     pool: NamedDependency[Pool],
     symbol: Symbol,
-    interval: Annotated[str, QueryParameter(description=f"One of {' '.join(Interval)}.")] = "1m",
+    interval: Annotated[
+        str, QueryParameter(description="The length of a candle; case matters.", schema_extra={"enum": [*Interval]})
+    ] = "1m",
     start: Start = None,
     end: End = None,
     limit: Annotated[int, QueryParameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
@@ -108,14 +112,18 @@ async def candles(
         str, QueryParameter(description="IANA time zone or offset such as +05:30 that cuts 1d 3d 1w 1M.")
     ] = "UTC",
     fill: Annotated[
-        Literal["none", "previous"],
-        QueryParameter(description="`previous` fills buckets without trades with the last close."),
+        str,
+        QueryParameter(
+            description="`previous` fills buckets without trades with the last close.",
+            schema_extra={"enum": [*FILLS]},
+        ),
     ] = "none",
 ) -> Response[Any]:
     """The newest candles before `end`, or the oldest from `start` on; ascending. `Accept: text/csv` answers CSV."""
     instrument = registry.find(symbol)
     chosen = parameters.interval_of(interval)
     zone = parameters.zone_of(timezone, chosen)
+    filling = parameters.choice_of("fill", fill, FILLS) == "previous"
     wanted = Range(
         parameters.time_of("start", start, ALWAYS),
         parameters.time_of("end", end, NEVER),
@@ -127,7 +135,7 @@ async def candles(
     with translated():
         async with pool.connection() as conn:
             rows = await store.candles(conn, instrument, chosen, zone, wanted, now)
-            if fill == "previous":
+            if filling:
                 rows = await _filled(conn, instrument, chosen, zone, wanted, rows, now)
     following = None
     if len(rows) == wanted.limit:
@@ -254,8 +262,8 @@ async def gaps(
     pool: NamedDependency[Pool],
     symbol: Symbol,
     gap_state: Annotated[
-        Literal["open", "filled", "unfillable"] | None,
-        QueryParameter(name="state", description="Only gaps in this state."),
+        str | None,
+        QueryParameter(name="state", description="Only gaps in this state.", schema_extra={"enum": [*STATES]}),
     ] = None,
     after_id: Annotated[int, QueryParameter(description="Only gaps that begin above this trade id.", ge=-1)] = -1,
     limit: Annotated[int, QueryParameter(description="How many at most, up to 5,000.")] = parameters.DEFAULT_LIMIT,
@@ -263,9 +271,10 @@ async def gaps(
     """Ranges of trade ids known to be missing, both ends inclusive, oldest first."""
     found = registry.find(symbol)
     count = parameters.limit_of(limit, parameters.MAX_CANDLES)
+    state = None if gap_state is None else parameters.choice_of("state", gap_state, STATES)
     with translated():
         async with pool.connection() as conn:
-            rows = await store.gaps(conn, found, after_id, count, gap_state)
+            rows = await store.gaps(conn, found, after_id, count, state)
     following = _next(request, {"after_id": rows[-1].from_id}) if len(rows) == count else None
     return GapPage(found.symbol, rows, following)
 
@@ -301,7 +310,7 @@ def _next(request: Request[Any, Any, State], changed: dict[str, Any]) -> str:
 
 
 def reject_unknown_parameters(request: Request[Any, Any, Any]) -> None:
-    """A misspelt parameter must not be ignored: the answer would look right and be wrong."""
+    """A parameter misspelt or given twice must not be ignored: the answer would look right and be wrong."""
     if not request.query_params:
         return
     fields = request.route_handler.parsed_fn_signature.parameters.items()
@@ -314,6 +323,8 @@ def reject_unknown_parameters(request: Request[Any, Any, Any]) -> None:
         if name not in known:
             choice = ", ".join(sorted(known)) or "none"
             raise InvalidParameter(name, f"is not a parameter of this path; there are: {choice}")
+        if len(request.query_params.getall(name)) > 1:
+            raise InvalidParameter(name, "stands twice")
 
 
 router = Router(

@@ -75,7 +75,7 @@ def plain(value: Decimal) -> str:
 
 
 def decimal_problem(value: Decimal) -> str | None:
-    """Why a price or a size cannot be stored exactly, or None: not finite, too many digits before or after the point."""
+    """Why a price or a size cannot be stored exactly: not finite, or too many digits; None where it can."""
     if not value.is_finite():
         return "is not a finite number"
     if -value.as_tuple().exponent > MAX_DECIMAL_PLACES:  # type: ignore[operator]  # finite: the exponent is an int
@@ -107,8 +107,9 @@ MAX_TIME_US = to_micros(datetime(2262, 1, 1, tzinfo=UTC))
 class Candle(msgspec.Struct):
     """One candle as it goes on the wire: decimals as the digits that PostgreSQL prints.
 
-    `time` is the bucket's start. `closed`: the bucket has ended. `complete`: closed, and its trade ids prove that no trade
-    is missing between its first and its last; null where the source's ids prove nothing, or the candle was filled in.
+    `time` is the bucket's start. `closed`: the bucket has ended. `complete`: closed, and its trade ids prove that no
+    trade is missing between its first and its last; null where the source's ids prove nothing, or the candle was
+    filled in.
     """
 
     time: datetime
@@ -147,8 +148,8 @@ def side_of(buyer_is_maker: bool | None) -> Literal["buy", "sell"] | None:
 class Ticker(msgspec.Struct, frozen=True):
     """The last 24 hours, to the minute: the window starts with the minute 24 hours before the current one.
 
-    `open` is the first price in the window; `change` is `last` minus `open`, `change_percent` that in hundredths of `open`
-    to three places. All but `last` and `time` are null or zero where nothing traded in the window.
+    `open` is the first price in the window; `change` is `last` minus `open`, `change_percent` that in hundredths of
+    `open` to three places. All but `last` and `time` are null or zero where nothing traded in the window.
     """
 
     time: datetime

@@ -1,6 +1,7 @@
 """The parameters of market requests: text in, checked values out, or an InvalidParameter that names the field."""
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -24,7 +25,14 @@ def interval_of(text: str) -> Interval:
     try:
         return Interval(text)
     except ValueError:
-        raise InvalidParameter("interval", f"{text!r} is not one of {' '.join(Interval)}") from None
+        raise InvalidParameter("interval", f"{text[:60]!r} is not one of {' '.join(Interval)}") from None
+
+
+def choice_of(field: str, text: str, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if text not in choices:
+        raise InvalidParameter(field, f"{text[:60]!r} is not one of {' '.join(choices)}")
+    return text
 
 
 def zone_of(text: str, interval: Interval) -> tzinfo:

@@ -131,13 +131,15 @@ class Subscriber:
         """Send frames as they fill, until `finish`; lets other tasks run between the frames of a backlog."""
         while not self._shut or self._queue or self._latest:
             await self._wake.wait()
-            while (frame := self.take()) is not None:
-                self._sending_since = self._clock()
-                await send(frame)
-                self._sending_since = None
-                self._sent_at = self._clock()
-                if self._wake.is_set():
-                    await asyncio.sleep(0)
+            frame = self.take()
+            if frame is None:
+                continue
+            self._sending_since = self._clock()
+            await send(frame)
+            self._sending_since = None
+            self._sent_at = self._clock()
+            if self._wake.is_set():
+                await asyncio.sleep(0)
 
     async def room(self) -> None:
         """Wait until at most a quarter of the limit is filled, after more than half was: the pace of a replay."""
@@ -145,6 +147,8 @@ class Subscriber:
 
     def take(self) -> str | None:
         """The next frame, a JSON array, closed with the event that passes 64 KiB; None when nothing waits."""
+        if self._lost and self._bytes <= self._limit // 2:
+            self._settle_losses()
         parts: list[str] = []
         size = 0
         while self._queue and size < FRAME_BYTES:
@@ -152,15 +156,13 @@ class Subscriber:
             parts.append(text)
             size += len(text)
         self._bytes -= size
-        if self._lost and self._bytes <= self._limit // 2:
-            self._settle_losses()
         if self._bytes <= self._limit // 4:
             self._room.set()
         while not self._queue and self._latest and size < FRAME_BYTES:
             _, text = self._latest.popitem(last=False)
             parts.append(text)
             size += len(text)
-        if not (self._queue or self._latest):
+        if not (self._queue or self._latest or self._lost):
             self._wake.clear()
         return f"[{','.join(parts)}]" if parts else None
 

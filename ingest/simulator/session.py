@@ -32,7 +32,7 @@ class Limits(msgspec.Struct, frozen=True):
     buffer_bytes: int = 8 * 1024 * 1024
 
 
-class Refused(Exception):  # noqa: N818  # answered, not raised to a user
+class Refused(Exception):  # answered, not raised to a user
     """A control frame that is answered with an error."""
 
     def __init__(self, message: str, code: int = INVALID_REQUEST) -> None:

@@ -1,7 +1,7 @@
 """An exchange that costs nothing: trade frames prepared beforehand, sent as fast as they are taken, or paced.
 
-`python -m tests.bench.blaster TICKER COUNT RATE` prints its address; RATE 0 is as fast as possible. Paced frames carry the
-microsecond at which they are sent as their time.
+`python -m tests.bench.blaster TICKER COUNT RATE` prints its address; RATE 0 is as fast as possible. Paced frames carry
+the microsecond at which they are sent as their time.
 """
 
 import asyncio

@@ -24,7 +24,8 @@ FROM generate_series(%(start)s::bigint, %(end)s::bigint) AS i
 """
 
 QUERY = """
-SELECT bucket, open, high, low, close, volume, quote_volume, trades, taker_buy_volume, taker_buy_quote_volume, first_id, last_id
+SELECT bucket, open, high, low, close, volume, quote_volume, trades, taker_buy_volume, taker_buy_quote_volume, first_id,
+       last_id
 FROM market.candles_1m WHERE instrument_id = %s ORDER BY bucket DESC LIMIT %s
 """
 

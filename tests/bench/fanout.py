@@ -62,7 +62,8 @@ def _trade(db: Database, instrument_id: int) -> None:
             due = time.perf_counter() + batch / TICKS_PER_SECOND
             conn.execute(
                 "INSERT INTO market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker)"
-                " SELECT clock_timestamp(), %s, i, 39432.48000000 + i, 0.00026300, true FROM generate_series(%s::bigint, %s::bigint) AS i",
+                " SELECT clock_timestamp(), %s, i, 39432.48000000 + i, 0.00026300, true"
+                " FROM generate_series(%s::bigint, %s::bigint) AS i",
                 (instrument_id, start, start + batch - 1),
             )
             time.sleep(max(0.0, due - time.perf_counter()))

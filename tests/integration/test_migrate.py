@@ -117,9 +117,9 @@ def test_migrate_refuses_to_change_the_engine_of_a_database(database: Database) 
 def test_migrate_says_in_one_sentence_that_rights_are_missing(empty_database: str, engine: Engine) -> None:
     with psycopg.connect(empty_database, autocommit=True) as conn:
         user = f"nobody_{conn.info.backend_pid}"
-        conn.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(user)))
+        conn.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD 'nothing'").format(sql.Identifier(user)))
         try:
-            as_nobody = make_conninfo(empty_database, user=user)
+            as_nobody = make_conninfo(empty_database, user=user, password="nothing")
             with (
                 psycopg.connect(as_nobody, autocommit=True) as poor,
                 pytest.raises((MigrationRefused, EngineRefused)) as refused,

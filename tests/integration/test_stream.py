@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from app import main
 from app.stream import protocol, subscriber, subscription
 from tests.databases import Database
 from tests.integration.stream_harness import Client, Deaf, Event, Market, Running, eventually, serving
@@ -473,3 +475,12 @@ async def test_client_that_leaves_in_the_middle_of_a_replay_leaves_nothing_behin
         async with running.client() as client:
             await client.subscribe("trades", "ONE")
             await snapshot(client, "trades")
+
+
+async def test_stream_that_fails_ends_the_process(any_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[int] = []
+    monkeypatch.setattr(main.signal, "raise_signal", raised.append)
+    async with serving(any_database) as running:
+        monkeypatch.setattr(running.stream.hub, "flush", None)
+        await eventually(lambda: raised)
+    assert raised == [signal.SIGTERM]

@@ -223,8 +223,8 @@ async def test_writers_of_overlapping_instruments_never_wait_for_each_other_both
 async def test_writer_goes_on_from_the_last_id_of_each_instrument(database: Database) -> None:
     """Regression: the query answered every instrument with the highest id of all."""
     one, two = await add_instrument(database, "ONE"), await add_instrument(database, "TWO")
-    await store(database, series(one, 10, first_id=1))
-    await store(database, series(two, 10, datetime(2024, 5, 1, tzinfo=UTC), first_id=5001))
+    await store(database, series(one, 10, datetime(2024, 5, 1, tzinfo=UTC), first_id=1))
+    await store(database, series(two, 10, first_id=5001))
     writer = make(database, one, two)
     async with running(writer):
         writer.push([*series(one, 5, datetime(2024, 6, 1, tzinfo=UTC), first_id=11), tick(two, 5013)])

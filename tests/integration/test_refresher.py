@@ -1,0 +1,72 @@
+"""The refresher as it runs beside ingest: until cancelled, one at a time, across lost connections."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import psycopg
+import pytest
+
+from ingest.refresher import keep_settled
+from tests.databases import Database
+from tests.integration.ticks import add_instrument, listening, series, store
+
+QUICK = timedelta(milliseconds=20)
+AGO = timedelta(hours=5)
+
+
+@asynccontextmanager
+async def keeping(database: Database) -> AsyncIterator[asyncio.Event]:
+    came_late = asyncio.Event()
+    task = asyncio.create_task(keep_settled(database.writer, database.engine, came_late, QUICK))
+    try:
+        yield came_late
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def next_correction(conn: psycopg.AsyncConnection[object]) -> list[list[int]]:
+    async for notification in conn.notifies(timeout=15):
+        return msgspec.json.decode(notification.payload, type=list[list[int]])
+    pytest.fail("no correction was told")
+
+
+async def test_keep_settled_tells_of_late_ticks_also_after_its_connection_was_ended(database: Database) -> None:
+    instrument = await add_instrument(database)
+    ticks = series(instrument, 4, datetime.now(UTC) - AGO, step=60)
+    async with listening(database, "corrections") as conn, keeping(database):
+        await store(database, ticks[:2])
+        assert await next_correction(conn) == [[instrument.id, ticks[0].time_us, ticks[1].time_us]]
+        assert await asyncio.to_thread(database.terminate, "tickwick refresher") == 1
+        await store(database, ticks[2:])
+        assert await next_correction(conn) == [[instrument.id, ticks[2].time_us, ticks[3].time_us]]
+    assert database.execute("SELECT count(*) FROM market.stale_ranges") == [(0,)]
+
+
+async def test_keep_settled_waits_while_another_does_and_takes_over(any_database: Database) -> None:
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 1, datetime.now(UTC) - AGO)
+    async with listening(any_database, "corrections") as conn, keeping(any_database):
+        async with keeping(any_database):
+            await store(any_database, ticks)
+            assert len(await next_correction(conn)) == 1
+        await store(any_database, series(instrument, 1, datetime.now(UTC) - AGO, first_id=2))
+        assert len(await next_correction(conn)) == 1
+
+
+async def test_keep_settled_closes_gaps_when_ticks_came_late(any_database: Database) -> None:
+    instrument = await add_instrument(any_database)
+    now = datetime.now(UTC)
+    any_database.execute(
+        "INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time) VALUES (%s, 1, 3, %s, %s)",
+        (instrument.id, now, now),
+    )
+    async with keeping(any_database) as came_late:
+        await store(any_database, series(instrument, 3, now, step=0.001))
+        came_late.set()
+        async with asyncio.timeout(15):
+            while any_database.execute("SELECT state FROM market.gaps") != [("filled",)]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
