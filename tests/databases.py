@@ -155,7 +155,8 @@ class Databases:
                     for role in _ROLES:
                         conn.execute(f"ALTER ROLE tickwick_{role} PASSWORD '{_PASSWORD}'")
                     _stop_workers(dsn)
-                # A template cannot be cloned while somebody is connected to it, such as a worker of TimescaleDB.
+            # A template cannot be cloned while somebody is connected to it, such as a worker of TimescaleDB.
+            with psycopg.connect(self._operator(engine), autocommit=True) as conn:
                 conn.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
             self._templates[engine] = name
         return self._templates[engine]

@@ -130,6 +130,10 @@ class CandleSeries:
                 self.open = OpenCandle.resume(candle, end)
         return last_id
 
+    def closed_among(self, candles: Iterable[Candle]) -> list[Candle]:
+        """Of the candles resumed from, those that are over: by the clock, or because a newer one follows."""
+        return [c for c in candles if c.closed and c != self.previous] + ([self.previous] if self.previous else [])
+
     def add(self, tick: Tick) -> Candle | None:
         """Fold in a tick, and answer the candle that it closes by opening the next.
 

@@ -6,7 +6,6 @@ three-day buckets count from 1970-01-01. Where a local midnight does not exist, 
 after the jump; where it comes twice, at the first.
 """
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 
@@ -82,15 +81,6 @@ def next_bucket(bucket: datetime, interval: Interval, zone: tzinfo = UTC, count:
     start = _midnight(_step(first, interval, count), zone)
     # A day that the zone left out begins, and ends, where the next one does.
     return start if start != bucket else _midnight(_step(first, interval, count - 1), zone)
-
-
-def edges(first: datetime, interval: Interval, zone: tzinfo, count: int) -> Iterator[datetime]:
-    """`count` + 1 ascending starts from the bucket `first` on: the edges of `count` buckets."""
-    bucket = first
-    yield bucket
-    for _ in range(count):
-        bucket = next_bucket(bucket, interval, zone)
-        yield bucket
 
 
 def base_of(interval: Interval, bounds: list[datetime] | None = None) -> Interval | None:

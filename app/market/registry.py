@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from app.errors import InvalidParameter, UnknownSymbol
-from app.market.model import Instrument, InstrumentId
+from app.market.model import Instrument
 
 
 class Registry:
@@ -13,7 +13,6 @@ class Registry:
     def __init__(self) -> None:
         self._by_symbol: dict[str, Instrument] = {}
         self._by_ticker: dict[str, list[Instrument]] = {}
-        self._by_id: dict[InstrumentId, Instrument] = {}
 
     def replace(self, instruments: Iterable[Instrument]) -> None:
         by_symbol = {instrument.symbol: instrument for instrument in instruments}
@@ -21,15 +20,11 @@ class Registry:
         for instrument in by_symbol.values():
             by_ticker.setdefault(instrument.ticker, []).append(instrument)
         self._by_symbol, self._by_ticker = by_symbol, by_ticker
-        self._by_id = {instrument.id: instrument for instrument in by_symbol.values()}
 
     @property
     def all(self) -> list[Instrument]:
         """By symbol."""
         return list(self._by_symbol.values())
-
-    def get(self, instrument_id: InstrumentId) -> Instrument | None:
-        return self._by_id.get(instrument_id)
 
     def find(self, symbol: str) -> Instrument:
         """The instrument of a symbol in any case, or of a bare ticker where one source alone has it.

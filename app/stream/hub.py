@@ -223,7 +223,8 @@ class Hub:
     def go_live(self) -> None:
         """Ticks arrive as they are committed, from here on; what was missed before has been published.
 
-        Late ticks that fell into the time between are not among it, so that past candles may no longer hold.
+        Ticks that were stored late in the time between are not among it: past candles may no longer hold, and trades
+        with ids below the last are not told of.
         """
         for topic in self.topics:
             if isinstance(topic, TradesTopic):
@@ -300,13 +301,14 @@ class Hub:
                 async with stale.reading.lock:
                     if stale.reading.needed:
                         await self._read(stale)
-        for topic, (start, end) in [*self._corrections.items()]:
+        for topic, touched in [*self._corrections.items()]:
+            start, end = touched
             if topic.is_open(start):
                 # Has just been read: what it holds is right, and told of in time.
                 candles = []
             else:
                 candles = await self._history.candles_between(topic, start, end, MAX_CORRECTIONS + 1)
-            if self._corrections.get(topic) == (start, end):
+            if self._corrections.get(topic) is touched:  # else it was touched again, after the reading perhaps
                 del self._corrections[topic]
             self._correct(topic, candles)
 

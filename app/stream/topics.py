@@ -150,19 +150,23 @@ class CandlesTopic(Topic):
         """
         was_open, told = self.series.open, self.series.previous
         last_id = self.series.resume(candles)
-        closed = [candle for candle in candles if candle.closed]
-        if self.series.previous is not None and self.series.previous not in closed:
-            closed.append(self.series.previous)
-        for candle in closed:
-            if was_open is not None and candle.time >= was_open.bucket:
-                self._events.append(self._encode(CandleEvent, candle))
-            elif told is not None and candle.time == told.time and candle != told:
-                self._events.append(self._encode(CorrectionEvent, candle))
+        if was_open is not None or told is not None:
+            for candle in self.series.closed_among(candles):
+                self._tell_closed(candle, was_open.bucket if was_open else None, told)
         unseen: list[datetime] = []
         if was_open is not None and candles and was_open.bucket < candles[0].time:
             unseen = [was_open.bucket, candles[0].time - MICROSECOND]
         self._dirty = True
         return unseen + self.add([tick for tick in waiting if tick.trade_id > last_id], now)
+
+    def _tell_closed(self, candle: Candle, was_open: datetime | None, told: Candle | None) -> None:
+        """Tell of a closed candle that was read, where that is news; `told` is the last of which it was told."""
+        if told is not None and (candle.time < told.time or candle == told):
+            return
+        if candle.time >= was_open if was_open else told is None or candle.time > told.time:
+            self._events.append(self._encode(CandleEvent, candle))
+        else:
+            self._events.append(self._encode(CorrectionEvent, candle))
 
     def add(self, ticks: Iterable[Tick], now: datetime) -> list[datetime]:
         """Fold ticks in; answers the times of those that came too late for their candle."""

@@ -118,7 +118,7 @@ def binance(feed: Feed, base_url: str = BASE_URL) -> Source:
     return Source(
         name="BINANCE",
         feed=feed,
-        url=f"{base_url.rstrip('/')}/stream",
+        url=f"{base_url.rstrip('/')}/stream?timeUnit=MICROSECOND",  # as in the daily dumps: a tick has one key
         contiguous_ids=feed in {"trade", "aggTrade"},
         parse=PARSERS[feed],
         subscribe=_request("SUBSCRIBE", feed),

@@ -45,7 +45,7 @@ CREATE TABLE market.gaps (
     CHECK ((state = 'open') = (closed_at IS NULL))
 );
 COMMENT ON TABLE market.gaps IS
-    'Trade ids from_id..to_id, both inclusive, were missed; from_time and to_time are those of the ticks around the gap.';
+    'Trade ids from_id..to_id, both inclusive, were missed; from_time and to_time are those of the ticks around them.';
 
 GRANT INSERT, UPDATE ON market.instruments TO tickwick_writer;
 GRANT INSERT, UPDATE, DELETE ON market.gaps TO tickwick_writer;

@@ -1,5 +1,5 @@
--- Why:  every tick, in native range partitions by UTC day, whatever ops.storage.chunk_interval says. The unique key serves
---       all reads: by instrument and time; by trade_id through the first and last ids that candles carry.
+-- Why:  every tick, in native range partitions by UTC day, whatever ops.storage.chunk_interval says. The unique key
+--       serves all reads: by instrument and time; by trade_id through the first and last ids that candles carry.
 -- Lock: none on existing objects.
 -- Undo: DROP TABLE market.ticks; DROP FUNCTION market.make_room(date[]).
 

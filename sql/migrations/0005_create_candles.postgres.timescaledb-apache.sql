@@ -1,6 +1,6 @@
 -- Why:  candles as tables kept by a statement trigger on market.ticks, where continuous aggregates are not to be had.
---       Each statement's ticks are folded once into minutes, the minutes into hours, those into days, and each is merged
---       into what stands: exact in any order of arrival, since open and close go by trade id and the rest commutes.
+--       Each statement's ticks are folded once into minutes, the minutes into hours, those into days, and each is
+--       merged into what stands: exact in any order, since open and close go by trade id and all else commutes.
 -- Lock: SHARE ROW EXCLUSIVE on market.ticks, which is new.
 -- Undo: DROP TRIGGER roll_up ON market.ticks; DROP FUNCTION market.roll_up_ticks();
 --       DROP TABLE market.candles_1m, market.candles_1h, market.candles_1d.

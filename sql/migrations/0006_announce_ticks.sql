@@ -1,6 +1,6 @@
--- Why:  each insert into market.ticks tells the listeners, with the ticks themselves, in the order of commits; and marks
---       the candle ranges that late ticks touch. `SET LOCAL tickwick.quiet = 'on'` (imports, backfills) sends no ticks and
---       treats all as late. Ticks about as old as those that retention drops are refused.
+-- Why:  each insert into market.ticks tells the listeners, with the ticks themselves, in the order of commits; and
+--       marks the candle ranges that late ticks touch. `SET LOCAL tickwick.quiet = 'on'` (imports, backfills) sends no
+--       ticks and treats all as late. Ticks about as old as those that retention drops are refused.
 -- Lock: SHARE ROW EXCLUSIVE on market.ticks, which is new.
 -- Undo: DROP TRIGGER announce ON market.ticks; DROP FUNCTION market.announce_ticks(); DROP TABLE market.stale_ranges.
 

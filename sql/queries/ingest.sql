@@ -69,9 +69,9 @@ SELECT pg_notify('corrections', payload) FROM unnest(%(payloads)s::text[]) AS pa
 WHERE EXISTS (SELECT FROM settled);
 
 -- name: refresh_bounds
--- For each level of continuous aggregates, finest first: until when a refresh may go, from when on it may, up to where the
--- level is materialised, and whether this version refreshes in batches. Three rows. Minutes are made of ticks, which may
--- have been dropped; the others of candles, which are kept.
+-- For each level of continuous aggregates, finest first: until when a refresh may go, from when on it may, up to where
+-- the level is materialised, and whether this version refreshes in batches. Three rows. Minutes are made of ticks that
+-- may have been dropped; the others of candles, which are kept.
 SELECT now() - 2 * live_window,
        greatest(CASE user_view_name WHEN 'candles_1m' THEN now() - drop_ticks_after END, 'epoch'),
        greatest(_timescaledb_functions.to_timestamp(_timescaledb_functions.cagg_watermark(mat_hypertable_id)), 'epoch'),
@@ -81,8 +81,8 @@ WHERE extname = 'timescaledb' AND user_view_schema = 'market'
 ORDER BY mat_hypertable_id;
 
 -- name: refresh
--- Refreshes one level of continuous aggregates over whole buckets. By force: TimescaleDB (2.28.3 at least) does not log what a
--- COPY invalidates on a table whose statement trigger has a transition table, and would find nothing to do.
+-- Refreshes one level of continuous aggregates over whole buckets. By force: TimescaleDB (2.28.3 at least) does not log
+-- what a COPY invalidates on a table whose statement trigger has a transition table, and would find nothing to do.
 CALL refresh_continuous_aggregate({level}, %(start)s::timestamptz, %(end)s::timestamptz, force => true {options});
 
 -- name: drop_old_ticks

@@ -80,14 +80,14 @@ class Peer:
     def _account(self, after: int, upto: int, table: Table) -> None:
         self.missing |= {t.trade_id for t in table.ticks if after < t.trade_id <= upto}
 
-    def settle(self, table: Table) -> None:
+    def settle(self, table: Table, forgiven: set[int]) -> None:
         """All is quiet: whatever is in the table was delivered, or told of."""
         self.read(table, 1_000_000)
         if self.subscribed and not self.subscriber.ended.done():
             assert self.reached is not None
             self._account(self.reached, 2**63, table)
             untold = {i for i in self.missing if not any(first <= i <= last for first, last in self.gaps)}
-            assert not untold, "trades that never came, and no gap told of them"
+            assert not untold - forgiven, "trades that never came, and no gap told of them"
 
 
 class World:
@@ -101,6 +101,7 @@ class World:
         self.peers = [Peer(self.hub, self.table, registry, limit) for _ in range(peers)]
         self.notifications: list[list[Any]] = []
         self.next_id = 1
+        self.forgiven: set[int] = set()
 
     def commit(self, count: int, jump: int) -> None:
         self.next_id += jump
@@ -132,8 +133,15 @@ class World:
         del self.notifications[:count]
 
     def lose(self) -> None:
-        """The listener's connection is lost with what was under way, and comes back: it reads the table."""
+        """The listener's connection is lost with what was under way, and comes back: it reads the table.
+
+        What it cannot find there is a late trade: candles are reset for its sake, and trades do without.
+        """
         self.hub.lose_feed()
+        highest = self.hub.last_id(self.instrument.id)
+        for ticks in self.notifications:
+            self.forgiven |= {t.trade_id for t in ticks if t.trade_id < highest}
+            highest = max(highest, *(t.trade_id for t in ticks))
         self.notifications.clear()
         last = self.hub.last_id(self.instrument.id)
         missed = sorted((t for t in self.table.ticks if t.trade_id > last), key=lambda t: t.trade_id)
@@ -173,14 +181,17 @@ class World:
                     await asyncio.sleep(0)
 
     async def settle(self) -> None:
-        for _ in range(400):
+        quiet = 0
+        while quiet < 50:
             self.notify(100)
             self.hub.flush()
             for peer in self.peers:
                 peer.read(self.table, 100)
             await asyncio.sleep(0)
+            joining = any(peer.session._to_join for peer in self.peers) or any(t.joining for t in self.hub.topics)
+            quiet = 0 if joining else quiet + 1
         for peer in self.peers:
-            peer.settle(self.table)
+            peer.settle(self.table, self.forgiven)
             peer.session.leave()
             peer.joiner.cancel()
         await asyncio.gather(*(peer.joiner for peer in self.peers), return_exceptions=True)
@@ -207,7 +218,7 @@ ACTIONS = st.one_of(
 @pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "jumping"])
 @pytest.mark.parametrize("limit", [1 << 20, 4_096], ids=["roomy", "tight"])
 @given(actions=st.lists(ACTIONS, min_size=5, max_size=60), pause=st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_trades_of_any_interleaving_rise_and_none_is_missing_untold(
     contiguous: bool, limit: int, actions: list[tuple[Any, ...]], pause: int
 ) -> None:
