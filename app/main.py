@@ -28,6 +28,7 @@ from app.settings import Settings
 from app.signals import stop_signals
 from app.stream.handlers import stream as stream_handler
 from app.stream.service import Stream
+from app.stream.transport import WebSocketProtocol
 
 WEB: Final = Path(__file__).parent / "web" / "dist"
 VERSION: Final = metadata.version("tickwick")
@@ -171,7 +172,7 @@ async def serve_on(listening: socket.socket, settings: Settings, ready: Callable
         app,
         log_config=None,
         access_log=False,
-        ws="websockets-sansio",
+        ws=WebSocketProtocol,
         ws_max_size=1 << 20,
         ws_per_message_deflate=False,
         ws_ping_interval=20.0,

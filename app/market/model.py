@@ -176,5 +176,5 @@ def day_start(now: datetime) -> datetime:
 def change_of(first: Decimal, last: Decimal) -> tuple[str, str]:
     """The change and the change in percent to three places, as text."""
     change = EXACT.subtract(last, first)
-    percent = EXACT.divide(change * 100, first).quantize(Decimal("0.001"))
+    percent = EXACT.quantize(EXACT.divide(EXACT.multiply(change, Decimal(100)), first), Decimal("0.001"))
     return plain(change), plain(percent)

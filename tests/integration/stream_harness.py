@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 import aiohttp
-import uvicorn
 from websockets.asyncio.client import ClientConnection, connect
 
 from app import main
 from app.settings import Settings
 from app.stream.service import Stream
-from app.stream.transport import WebSocketProtocol
 from tests.databases import Database
 
 PATIENCE = 20.0
@@ -200,12 +198,7 @@ async def serving(database: Database, **settings: Any) -> AsyncIterator[Running]
     before = asyncio.all_tasks()
     listening = main.bind("127.0.0.1", 0)
     given = Settings(dsn=database.app, **settings)
-    config = uvicorn.Config
-
-    def configure(app: Any, **options: Any) -> uvicorn.Config:
-        return config(app, **{**options, "ws": WebSocketProtocol})
-
-    with mock.patch.object(main, "Server", Server), mock.patch.object(uvicorn, "Config", configure):
+    with mock.patch.object(main, "Server", Server):
         task = asyncio.create_task(main.serve_on(listening, given, ready.set_result), name="served by a test")
         done, _ = await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
         if task in done:

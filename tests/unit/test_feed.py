@@ -156,7 +156,7 @@ async def test_busy_server_is_retried_and_a_wrong_address_is_the_operators(venue
             await asyncio.wait([run.task])
         assert isinstance(run.task.exception(), OperatorError)
         assert str(run.task.exception()) == (
-            f"{venue.url}/stream answered HTTP 404 instead of opening a websocket; check the address"
+            f"{binance('trade', venue.url).url} answered HTTP 404 instead of opening a websocket; check the address"
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -83,3 +84,21 @@ def test_day_given_a_higher_id_of_an_earlier_time_keeps_the_later_time() -> None
     assert day.add(own[0])
     assert day.add(own[1])
     assert day.ticker(own[0].time) == from_nothing(own, own[0].time)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "change", "percent"),
+    [
+        ("100", "101.5", "1.5", "1.500"),
+        ("3", "2", "-1", "-33.333"),
+        ("0.000000000000000001", "99999999999999999999", "99999999999999999998.999999999999999999", None),
+        ("99999999999999999999.999999999999999999", "0.000000000000000001", None, "-100.000"),
+    ],
+)
+def test_change_is_exact_for_every_price_that_can_be_stored(
+    first: str, last: str, change: str | None, percent: str | None
+) -> None:
+    found = change_of(Decimal(first), Decimal(last))
+    assert change in (None, found[0])
+    assert percent in (None, found[1])
+    assert all("E" not in text and "NaN" not in text for text in found)

@@ -177,7 +177,7 @@ def test_refused_request_carries_the_servers_words(frame: bytes, request_number:
 
 def test_source_declares_the_feed() -> None:
     source = binance("aggTrade", "ws://127.0.0.1:9443/")
-    assert source.url == "ws://127.0.0.1:9443/stream"
+    assert source.url == "ws://127.0.0.1:9443/stream?timeUnit=MICROSECOND"
     assert json.loads(source.subscribe(["BTCUSDT", "ETHUSDT"], 4)) == {
         "method": "SUBSCRIBE",
         "params": ["btcusdt@aggTrade", "ethusdt@aggTrade"],
