@@ -59,7 +59,8 @@ async def test_listener_cut_off_in_mid_flow_leaves_no_hole_and_no_repeat(
         async with trading(market, one, 1) as last:
             for _ in range(4):
                 seen = last[0]
-                await asyncio.to_thread(any_database.terminate, "tickwick listener")
+                while not await asyncio.to_thread(any_database.terminate, "tickwick listener"):
+                    pass  # it is just connecting
                 await late.subscribe("trades", "ONE", since={"ONE": seen // 2})
                 await client.until_trade(seen + 20)
                 await late.ask(op="unsubscribe", channel="trades", symbols=["ONE"])
