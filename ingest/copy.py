@@ -5,7 +5,7 @@ through a staging table, so that a duplicate never costs its batch.
 """
 
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, Final, NamedTuple
 
@@ -54,8 +54,10 @@ class TickTable:
     On the engine postgres it makes the partitions that a batch needs.
     """
 
-    def __init__(self, conn: Connection) -> None:
+    def __init__(self, conn: Connection, handed_over: Callable[[], None] = lambda: None) -> None:
+        """`handed_over` is called when the server has a batch and works on it: the time to do something else."""
         self._conn = conn
+        self._handed_over = handed_over
         self._days: set[int] = set()
         conn.adapters.register_dumper(None, _MicrosDumper)
 
@@ -101,21 +103,30 @@ class TickTable:
         async with self._conn.cursor() as cursor:
             if not (quiet or staged or holes):
                 # One statement is a transaction of its own, and saves the round trips of BEGIN and COMMIT.
-                await _copy(cursor, "copy_ticks", ticks)
+                await self._copy(cursor, "copy_ticks", ticks)
                 return cursor.rowcount
             async with self._conn.transaction():
                 if quiet:
                     await cursor.execute(_QUERIES["be_quiet"])
                 if staged:
                     await cursor.execute(_QUERIES["make_staging"])
-                    await _copy(cursor, "copy_staging", ticks)
+                    await self._copy(cursor, "copy_staging", ticks)
                     await cursor.execute(_QUERIES["merge_staging"])
                 else:
-                    await _copy(cursor, "copy_ticks", ticks)
+                    await self._copy(cursor, "copy_ticks", ticks)
                 new = cursor.rowcount
                 for hole in holes:
                     await cursor.execute(_QUERIES["open_gap"], _gap_row(hole))
                 return new
+
+    async def _copy(self, cursor: AsyncCursor[Any], query: str, ticks: Sequence[Tick]) -> None:
+        async with cursor.copy(_QUERIES[query]) as copy:
+            copy.set_types(_TYPES)
+            for tick in ticks:
+                await copy.write_row(
+                    (tick.time_us, tick.instrument_id, tick.trade_id, tick.price, tick.size, tick.buyer_is_maker)
+                )
+            self._handed_over()
 
 
 def _gap_row(hole: Hole) -> dict[str, Any]:
@@ -126,12 +137,3 @@ def _gap_row(hole: Hole) -> dict[str, Any]:
         "from_time": from_micros(hole.from_time_us),
         "to_time": from_micros(hole.to_time_us),
     }
-
-
-async def _copy(cursor: AsyncCursor[Any], query: str, ticks: Sequence[Tick]) -> None:
-    async with cursor.copy(_QUERIES[query]) as copy:
-        copy.set_types(_TYPES)
-        for tick in ticks:
-            await copy.write_row(
-                (tick.time_us, tick.instrument_id, tick.trade_id, tick.price, tick.size, tick.buyer_is_maker)
-            )

@@ -3,7 +3,6 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Final
 
 import msgspec
@@ -19,6 +18,7 @@ from ingest.instruments import last_stored
 from ingest.sequence import Sequence as IdSequence
 
 _QUERIES: Final = queries.load("ingest")
+BATCHES_AHEAD: Final = 4
 _log = structlog.get_logger()
 
 
@@ -41,8 +41,9 @@ class Writer:
 
     One transaction a flush: at `flush_ticks` ticks, or when the oldest has waited `flush_seconds`. While the database
     is away the ticks stay in the buffer; at `buffer_ticks` the newest ones are dropped and counted, and the jump in
-    their ids opens a gap once writing resumes. While the database is there a full buffer makes `push` answer False
-    instead: the caller waits for `room`.
+    their ids opens a gap once writing resumes. While the database is there, `push` answers False when some batches
+    wait: the caller waits for `room`, which is given as soon as the server works on the next batch. So the two take
+    turns, and neither waits for the other.
     """
 
     def __init__(
@@ -61,8 +62,11 @@ class Writer:
         self._flush_ticks = flush_ticks
         self._flush_seconds = flush_seconds
         self._limit = buffer_ticks
+        self._enough = min(buffer_ticks, BATCHES_AHEAD * flush_ticks)
         self._came_late = came_late
         self._buffer: deque[Tick] = deque()
+        self._batch: list[Tick] = []
+        """What is being written; kept until it is stored, since a commit that was cut off is tried again."""
         self._arrived = asyncio.Event()
         self._full_batch = asyncio.Event()
         self._room = asyncio.Event()
@@ -73,11 +77,11 @@ class Writer:
     @property
     def depth(self) -> int:
         """Ticks that wait to be written."""
-        return len(self._buffer)
+        return len(self._buffer) + len(self._batch)
 
     def push(self, ticks: Sequence[Tick]) -> bool:
         """Take ticks over. False asks the caller to wait for `room` before it pushes more."""
-        if len(self._buffer) >= self._limit and not self.counters.connected:
+        if self.depth >= self._limit and not self.counters.connected:
             self.counters.overflowed += len(ticks)
             return True
         self._buffer.extend(ticks)
@@ -85,7 +89,7 @@ class Writer:
         depth = len(self._buffer)
         if depth >= self._flush_ticks:
             self._full_batch.set()
-            if depth >= self._limit and self.counters.connected:
+            if depth >= self._enough and self.counters.connected:
                 self._room.clear()
                 return False
         return True
@@ -103,11 +107,11 @@ class Writer:
     async def run(self) -> None:
         """Write until stopped and drained; reconnects for ever. Raises DatabaseRefused when the server refuses us."""
         backoff = Backoff(first=0.05, ceiling=2.0)
-        while not (self._stopping and not self._buffer):
+        while not (self._stopping and not self.depth):
             try:
                 conn = await db.connect(self._dsn, "tickwick ingest")
             except DatabaseUnavailable as error:
-                _log.warning("database unreachable", reason=str(error), waiting=len(self._buffer))
+                _log.warning("database unreachable", reason=str(error), waiting=self.depth)
                 await asyncio.sleep(backoff.next())
                 continue
             try:
@@ -115,7 +119,7 @@ class Writer:
                     with db.translated():
                         await self._write_over(conn)
             except DatabaseUnavailable as error:
-                _log.warning("database lost", reason=str(error), waiting=len(self._buffer))
+                _log.warning("database lost", reason=str(error), waiting=self.depth)
                 if self.counters.connected:
                     backoff.reset()  # it was well until now
                 await asyncio.sleep(backoff.next())
@@ -126,18 +130,21 @@ class Writer:
     async def _write_over(self, conn: Connection) -> None:
         await self._take_locks(conn)
         sequence = IdSequence(await last_stored(conn, self._instruments.values()))
-        table = TickTable(conn)
+        table = TickTable(conn, handed_over=self._give_room)
         self.counters.connected = True
         self.ready.set()
-        _log.info("writer ready", instruments=len(self._instruments), waiting=len(self._buffer))
-        while await self._gather():
-            batch = [*islice(self._buffer, self._flush_ticks)]
-            await self._flush(table, sequence, batch)
-            # Only now, stored: a batch whose commit was cut off is written again, and its duplicates are found.
-            for _ in batch:
-                self._buffer.popleft()
-            if len(self._buffer) < self._limit:
-                self._room.set()
+        _log.info("writer ready", instruments=len(self._instruments), waiting=self.depth)
+        while self._batch or await self._gather():
+            if not self._batch:
+                size = min(len(self._buffer), self._flush_ticks)
+                self._batch = [self._buffer.popleft() for _ in range(size)]
+            await self._flush(table, sequence, self._batch)
+            self._batch = []
+            self._give_room()
+
+    def _give_room(self) -> None:
+        if len(self._buffer) < self._enough:
+            self._room.set()
 
     async def _gather(self) -> bool:
         """Wait for a batch that is full or old enough. False when the writer is stopping and drained."""

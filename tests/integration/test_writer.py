@@ -163,7 +163,7 @@ async def test_push_onto_a_full_buffer_asks_to_wait_for_room(any_database: Datab
         assert writer.push(ticks[:99])
         assert not writer.push(ticks[99:400])
         await asyncio.wait_for(writer.room(), 10)
-        assert writer.depth < 200
+        assert writer.depth <= 300, "the first batch is stored, and the next on its way"
         writer.push(ticks[400:])
         writer.stop()
         await until(lambda: writer.depth == 0)
