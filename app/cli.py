@@ -1,6 +1,7 @@
 """The command line. Every flag has its environment variable; a mistake gets one sentence and exit code 2."""
 
 import contextlib
+import math
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Column, Table
 
 from app import db, settings
-from app.errors import DatabaseRefused, DatabaseUnavailable, OperatorError
+from app.errors import DatabaseRefused, DatabaseUnavailable, OperatorError, TickwickError
 from app.settings import Settings
 from app.signals import until_signal
 from app.telemetry import configure_logging
@@ -29,6 +30,16 @@ ROLES: Final = ("owner", "writer", "app", "reader")
 MAX_REJECTIONS_SHOWN: Final = 100
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
+
+
+class _Number(click.FloatRange):
+    """As FloatRange, but not `nan`, which no comparison rules out, nor infinity."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def settings_options(*names: str) -> Callable[[Command], Command]:
@@ -166,7 +177,8 @@ def import_command(files: tuple[Path, ...], instrument: str | None, layout: Any,
     """Import files of trades: Binance's daily dumps (CSV or ZIP), or CSV with a header.
 
     A dump's name, such as XRPETH-aggTrades-2019-10-11.csv, tells instrument and layout. Exit code 1 when rows were
-    rejected: each is reported with its line, field and reason, and the rest is imported.
+    rejected: each is reported with its line, field and reason, and the rest is imported; or, with --strict, nothing of
+    its file and none of the files after it.
     """
     loaded = _settings(given)
     sys.exit(_run(_import(loaded, files, instrument, layout, strict=strict)))
@@ -176,7 +188,7 @@ async def _import(
     loaded: Settings, files: tuple[Path, ...], instrument: str | None, layout: Any, *, strict: bool
 ) -> int:
     from ingest import archive
-    from ingest.load import FileReport, Importer
+    from ingest.load import FileReport, Importer, StrictRejection
 
     shown = 0
 
@@ -188,6 +200,7 @@ async def _import(
             _err.print(f"{place}:{rejected.line}: {rejected.field}: {rejected.reason}", markup=False, soft_wrap=True)
 
     reports: list[FileReport] = []
+    stopped: StrictRejection | None = None
     with _progress() as progress:
         task = progress.add_task("importing", total=sum(archive.size(path) for path in files))
         importer = Importer(loaded.dsn, progress=lambda read: progress.advance(task, read), reject=reject)
@@ -195,6 +208,8 @@ async def _import(
             for path in files:
                 progress.update(task, description=path.name)
                 reports.append(await importer.load(path, instrument, layout, strict=strict))
+        except StrictRejection as error:
+            stopped = error
         finally:
             if reports:
                 progress.update(task, description="refreshing candles")
@@ -207,7 +222,9 @@ async def _import(
             report.path.name, report.symbol, f"{report.new:,}", f"{report.duplicate:,}", f"{report.rejected:,}"
         )
     _out.print(table)
-    return 1 if any(report.rejected for report in reports) else 0
+    if stopped:
+        _err.print(f"tickwick: {stopped}", markup=False, soft_wrap=True)
+    return 1 if stopped or any(report.rejected for report in reports) else 0
 
 
 def _progress() -> Progress:
@@ -225,6 +242,7 @@ def _progress() -> Progress:
 @settings_options("host", *LOGGING)
 @click.option(
     "--port",
+    type=click.IntRange(0, 65535),
     default=9443,
     show_default=True,
     envvar="TICKWICK_SIMULATOR_PORT",
@@ -239,6 +257,7 @@ def _progress() -> Progress:
 )
 @click.option(
     "--rate",
+    type=_Number(min=0, min_open=True),
     default=5.0,
     show_default=True,
     envvar="TICKWICK_RATE",
@@ -261,6 +280,7 @@ def _progress() -> Progress:
 )
 @click.option(
     "--speed",
+    type=_Number(min=0, min_open=True),
     default=1.0,
     show_default=True,
     envvar="TICKWICK_SPEED",
@@ -340,6 +360,7 @@ def _misbehaviour(text: str | None) -> Any:
 )
 @click.option(
     "--history",
+    type=_Number(min=0, max=8760),
     default=4.0,
     show_default=True,
     envvar="TICKWICK_HISTORY",
@@ -372,7 +393,7 @@ def demo_command(
 
     loaded = settings.load(given, os.environ)
     if given["log_level"] is None and "TICKWICK_LOG_LEVEL" not in os.environ:
-        loaded = msgspec.structs.replace(loaded, log_level="warning")
+        loaded = msgspec.structs.replace(loaded, log_level="error")
     configure_logging(loaded)
     demo(DemoOptions(data_dir or default_data_dir(), source, fresh, history, browser, postgres_bin), loaded, _out)
 
@@ -387,6 +408,8 @@ def main() -> None:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
     except click.ClickException as error:
         hint = f"; see `{error.ctx.command_path} --help`" if isinstance(error, click.UsageError) and error.ctx else ""
         _err.print(f"tickwick: {error.format_message().rstrip('.')}{hint}", markup=False, soft_wrap=True)
@@ -394,5 +417,8 @@ def main() -> None:
     except (OperatorError, EngineRefused, MigrationRefused, DatabaseUnavailable, DatabaseRefused) as error:
         _err.print(f"tickwick: {error}", markup=False, soft_wrap=True)
         sys.exit(2)
+    except TickwickError as error:
+        _err.print(f"tickwick: {error}", markup=False, soft_wrap=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from app import db
 from app.embedded import Server, find_installation
+from app.errors import OperatorError
 from app.main import bind, serve_on
 from app.market.model import Instrument, Tick
 from app.settings import Settings
@@ -112,11 +113,13 @@ class _Demo:
             ingesting = asyncio.create_task(ingest(self._ingesting), name="ingest")
             serving = asyncio.create_task(serve_on(listening, self._serving, self._welcome), name="serve")
             seam = asyncio.create_task(self._close_seam(), name="seam")
+            watching = asyncio.create_task(self._watch_database(), name="database watch")
             # The server stops by signal; whichever ends, ends the others.
-            await asyncio.wait({ingesting, serving}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (seam, ingesting, serving):
+            await asyncio.wait({ingesting, serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+            tasks = (seam, watching, ingesting, serving)
+            for task in tasks:
                 task.cancel()
-            results = await asyncio.gather(seam, ingesting, serving, return_exceptions=True)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -143,6 +146,12 @@ class _Demo:
                         progress.advance(task, len(batch))
         async with await db.connect(self._writer_dsn, "tickwick demo") as conn:
             await Refresher(conn, self._outcome.engine).settle()
+
+    async def _watch_database(self) -> None:
+        while True:
+            await asyncio.sleep(0.5)
+            if not self._server.running:
+                raise OperatorError(f"the demo's database ended by itself; its log is {self._server.log_file}")
 
     async def _close_seam(self) -> None:
         """Store what was traded between the end of the history and the first tick that came live."""

@@ -84,6 +84,12 @@ class Server:
         self._socket_dir = self.data_dir / "socket"
         self._user: pwd.struct_passwd | None = None
         self._closing = contextlib.ExitStack()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether the server's process lives."""
+        return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
         self.start()
@@ -264,6 +270,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 **self._process_options(),
             )
+        self._process = process
         running.callback(_shut_down, process.send_signal, lambda: process.poll() is not None)
         watcher = subprocess.Popen(  # noqa: S603  # our own arguments
             ["/bin/sh", "-c", WATCH, str(process.pid)],

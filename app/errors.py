@@ -4,6 +4,7 @@ TickwickError
 ├── OperatorError             one clear sentence, exit code 2: a mistake in how a command was called or set up
 │   ├── SettingsError         a setting is missing or wrong
 │   └── DatabaseRefused       the server is reachable but cannot serve us: rights, version, licence
+├── StreamFailed             the live feed ended by itself, and the server with it: exit code 1
 ├── DatabaseUnavailable       the server cannot be reached, or went away (503)
 ├── InvalidParameter          a request's parameter is wrong (400): names the field and what would be right
 ├── UnknownSymbol             no such instrument (404), with near matches
@@ -27,6 +28,10 @@ class SettingsError(OperatorError):
 
 class DatabaseRefused(OperatorError):
     """The server answered, but rights, version or licence do not allow what was asked."""
+
+
+class StreamFailed(TickwickError):
+    """The server shut down because its live feed failed; the process exits with code 1, to be started anew."""
 
 
 class DatabaseUnavailable(TickwickError):

@@ -21,7 +21,7 @@ from litestar.openapi.spec import Tag
 from litestar.static_files import create_static_files_router
 
 from app import db, ops, problems
-from app.errors import OperatorError, TickwickError
+from app.errors import OperatorError, StreamFailed, TickwickError
 from app.market.handlers import router as market_router
 from app.market.registry import Registry
 from app.settings import Settings
@@ -81,6 +81,7 @@ def create_app(settings: Settings) -> Litestar:
             task = asyncio.create_task(stream.run(), name="stream")
             task.add_done_callback(_end_process)
             app.state.stream = stream
+            app.state.stream_task = task
             app.state.metrics = ops.serve_metrics(stream)
             try:
                 yield
@@ -160,7 +161,10 @@ class Server(uvicorn.Server):
 
 
 async def serve(settings: Settings, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or SIGINT; `ready` is told the address. Raises OperatorError when the server cannot start."""
+    """Serve until SIGTERM or SIGINT; `ready` is told the address.
+
+    Raises OperatorError when the server cannot start, and StreamFailed once it has shut down for want of its stream.
+    """
     await serve_on(bind(settings.host, settings.port), settings, ready)
 
 
@@ -189,6 +193,9 @@ async def serve_on(listening: socket.socket, settings: Settings, ready: Callable
         server.should_exit = True
         await serving
         raise
+    task: asyncio.Task[None] | None = app.state.get("stream_task")
+    if task and not task.cancelled() and (error := task.exception()):
+        raise StreamFailed("the live feed failed, and the server has shut down; the log tells why") from error
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -1,5 +1,6 @@
 """Errors as RFC 9457 problem documents, in one table."""
 
+import re
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -70,13 +71,30 @@ def on_tickwick_error(_: Request[Any, Any, Any], error: TickwickError) -> Respon
     return respond(problem)
 
 
-def on_http_exception(_: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
+def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
     status = HTTPStatus(error.status_code)
-    problem = Problem(status.phrase, status, error.detail)
+    detail = error.detail if status != HTTPStatus.NOT_FOUND else f"there is nothing at {request.url.path}"
+    problem = Problem(status.phrase, status, detail)
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
-        problem.errors = [FieldError(str(e.get("key", "")), str(e.get("message", ""))) for e in error.extra]
+        problem.errors = [FieldError(str(e.get("key", "")), _wanted(str(e.get("message", "")))) for e in error.extra]
         problem.detail = "; ".join(f"{e.field}: {e.message}" for e in problem.errors) or error.detail
     return respond(problem, error.headers)
+
+
+_WANTED: Final = (
+    (re.compile(r"Expected `int`, got .*"), "must be a whole number"),
+    (re.compile(r"Expected `int` >= (-?\d+)"), r"must be at least \1"),
+    (re.compile(r"Expected `int` <= (-?\d+)"), r"must be at most \1"),
+    (re.compile(r"Expected `str` of length <= (\d+)"), r"must have at most \1 characters"),
+)
+
+
+def _wanted(message: str) -> str:
+    """What would be right, in words, out of msgspec's message."""
+    for pattern, words in _WANTED:
+        if pattern.fullmatch(message):
+            return pattern.sub(words, message)
+    return message
 
 
 def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:

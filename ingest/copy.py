@@ -1,12 +1,13 @@
 """Ticks into `market.ticks`: a batch, a transaction.
 
 COPY goes straight into the table; only a batch that holds a tick twice, or one that is stored already, takes the way
-through a staging table, so that a duplicate never costs its batch.
+through a staging table, so that a duplicate never costs its batch. So does every quiet batch: what it tells again may
+be stored with a time of another precision.
 """
 
 import struct
 from collections.abc import Callable, Collection, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -24,6 +25,7 @@ _QUERIES: Final = queries.load("ingest")
 _TYPES: Final = ("timestamptz", "int4", "int8", "numeric", "numeric", "bool")
 _POSTGRES_EPOCH_US: Final = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 _DAY_US: Final = DAY // MICROSECOND
+_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 # How a tick that cannot be stored shows: by the table's rules, or already by its encoding.
@@ -64,8 +66,9 @@ class TickTable:
     async def write(self, ticks: Sequence[Tick], *, quiet: bool = False, holes: Collection[Hole] = ()) -> Written:
         """Store a batch and the gaps it opens, all or nothing, each tick once; psycopg errors pass through.
 
-        `quiet` announces no tick and marks all their ranges for refresh. Ticks that the table's rules refuse, or that
-        are older than it keeps them, are left out.
+        `quiet` announces no tick and marks all their ranges for refresh; a tick is a duplicate there, too, where its
+        trade is stored with another time in the same millisecond. Ticks that the table's rules refuse, or that are
+        older than it keeps them, are left out.
         """
         if not ticks:
             return Written(0, 0, 0)
@@ -79,11 +82,10 @@ class TickTable:
     async def _store(self, ticks: Sequence[Tick], quiet: bool, holes: Collection[Hole]) -> Written:
         await self._make_room(ticks)
         try:
-            await self._write(ticks, quiet, holes, staged=False)
-            return Written(len(ticks), 0, 0)
+            new = await self._write(ticks, quiet, holes, staged=quiet)
         except psycopg.errors.UniqueViolation:
             new = await self._write(ticks, quiet, holes, staged=True)
-            return Written(new, len(ticks) - new, 0)
+        return Written(new, len(ticks) - new, 0)
 
     async def _fit(self, ticks: Sequence[Tick]) -> list[Tick]:
         """The ticks that the table takes."""
@@ -104,17 +106,22 @@ class TickTable:
             if not (quiet or staged or holes):
                 # One statement is a transaction of its own, and saves the round trips of BEGIN and COMMIT.
                 await self._copy(cursor, "copy_ticks", ticks)
-                return cursor.rowcount
+                return len(ticks)
             async with self._conn.transaction():
                 if quiet:
                     await cursor.execute(_QUERIES["be_quiet"])
                 if staged:
                     await cursor.execute(_QUERIES["make_staging"])
                     await self._copy(cursor, "copy_staging", ticks)
-                    await cursor.execute(_QUERIES["merge_staging"])
+                    if quiet:
+                        await cursor.execute(_QUERIES["merge_staging_quietly"], _surroundings(ticks))
+                    else:
+                        await cursor.execute(_QUERIES["merge_staging"])
+                    new = cursor.rowcount
+                    await cursor.execute(_QUERIES["drop_staging"])
                 else:
                     await self._copy(cursor, "copy_ticks", ticks)
-                new = cursor.rowcount
+                    new = len(ticks)
                 for hole in holes:
                     await cursor.execute(_QUERIES["open_gap"], _gap_row(hole))
                 return new
@@ -127,6 +134,16 @@ class TickTable:
                     (tick.time_us, tick.instrument_id, tick.trade_id, tick.price, tick.size, tick.buyer_is_maker)
                 )
             self._handed_over()
+
+
+def _surroundings(ticks: Sequence[Tick]) -> dict[str, Any]:
+    """The instruments of a batch, and its times with a millisecond to either side."""
+    times = [tick.time_us for tick in ticks]
+    return {
+        "instrument_ids": list({tick.instrument_id for tick in ticks}),
+        "start": from_micros(min(times)) - _MILLISECOND,
+        "end": from_micros(max(times)) + _MILLISECOND,
+    }
 
 
 def _gap_row(hole: Hole) -> dict[str, Any]:

@@ -61,9 +61,9 @@ async def by_symbol(conn: AsyncConnection[Any], symbols: Sequence[str]) -> list[
 async def last_stored(
     conn: AsyncConnection[Any], tracked: Iterable[Instrument]
 ) -> dict[InstrumentId, tuple[int, int] | None]:
-    """The highest trade id of each instrument with contiguous ids, and about its time in µs; None without ticks."""
+    """The highest trade id of each instrument with contiguous ids, and its last time in µs; None without ticks."""
     last: dict[InstrumentId, tuple[int, int] | None] = {i.id: None for i in tracked if i.contiguous_ids}
     cursor = await conn.execute(_QUERIES["last_ids"], {"instrument_ids": list(last)})
-    for instrument_id, last_id, bucket in await cursor.fetchall():
-        last[instrument_id] = (last_id, to_micros(bucket))
+    for instrument_id, last_id, time in await cursor.fetchall():
+        last[instrument_id] = (last_id, to_micros(time))
     return last

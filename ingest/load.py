@@ -1,7 +1,7 @@
 """Files into the database: what `tickwick import` does."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 
 import sql as queries
 from app import db
-from app.errors import OperatorError
+from app.errors import OperatorError, TickwickError
 from app.market.model import Feed, Instrument, InstrumentId, Tick
 from ingest import archive, instruments
 from ingest.archive import Layout, Rejected
@@ -24,7 +24,7 @@ _QUERIES: Final = queries.load("ingest")
 
 
 class FileReport(msgspec.Struct):
-    """What became of a file's rows; `candles` tells whether they are refreshed."""
+    """What became of a file's rows."""
 
     path: Path
     symbol: str
@@ -33,7 +33,7 @@ class FileReport(msgspec.Struct):
     rejected: int = 0
 
 
-class StrictRejection(OperatorError):
+class StrictRejection(TickwickError):
     """With `strict`, the first row that is not right; nothing of its file was stored."""
 
 
@@ -53,15 +53,10 @@ class Importer:
         layout = layout or archive.layout_of(path)
         feed = archive.feed_of(path, layout)
         source, ticker = _symbol_of(path, symbol)
-        async with self._connection() as conn:
+        report = FileReport(path, f"{source}:{ticker}")
+        async with self._connection() as conn, conn.transaction() if strict else nullcontext():
             instrument = await self._instrument(conn, path, layout, source, ticker, feed)
-            report = FileReport(path, instrument.symbol)
-            table = TickTable(conn)
-            if strict:
-                async with conn.transaction():
-                    await self._store(table, layout, instrument, report, strict=True)
-            else:
-                await self._store(table, layout, instrument, report, strict=False)
+            await self._store(TickTable(conn), layout, instrument, report, strict=strict)
         return report
 
     async def settle(self, progress: Callable[[int], None] = lambda _: None) -> None:

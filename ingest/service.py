@@ -26,7 +26,7 @@ from ingest.writer import Writer
 from sql.engine import Engine
 
 SIMULATOR_URL: Final = "ws://127.0.0.1:9443"
-DRAIN_SECONDS: Final = 3.0
+DRAIN_SECONDS: Final = 2.0
 KNOWN: Final = ("SUIUSDC", "DOGEUSDC")
 """Instruments of Binance that are listed from the start, though not tracked."""
 

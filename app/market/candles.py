@@ -19,6 +19,7 @@ class OpenCandle:
         "close",
         "end_us",
         "first_id",
+        "gap",
         "high",
         "last_id",
         "low",
@@ -39,6 +40,8 @@ class OpenCandle:
         self.first_id = self.last_id = first.trade_id
         self.volume = self.quote_volume = self.taker_buy_volume = self.taker_buy_quote_volume = ZERO
         self.trades = 0
+        self.gap = False
+        """Trades are missing before its first tick or after its last."""
         self.add(first)
 
     @classmethod
@@ -56,6 +59,7 @@ class OpenCandle:
         if candle.first_id is None or candle.last_id is None:
             raise ValueError("a filled-in candle holds no ticks to go on from")
         self.first_id, self.last_id = candle.first_id, candle.last_id
+        self.gap = False
         return self
 
     def add(self, tick: Tick) -> None:
@@ -79,7 +83,7 @@ class OpenCandle:
 
     def candle(self, *, closed: bool, contiguous_ids: bool) -> Candle:
         """The candle as it goes on the wire."""
-        complete = closed and self.last_id - self.first_id + 1 == self.trades
+        complete = closed and not self.gap and self.last_id - self.first_id + 1 == self.trades
         return Candle(
             self.bucket,
             plain(self.open),
@@ -112,14 +116,20 @@ class CandleSeries:
         self.open: OpenCandle | None = None
         self.previous: Candle | None = None
         self._closed_until_us = 0
+        self._last_id = -1
 
     def resume(self, candles: Iterable[Candle]) -> int:
         """Start from the newest candles of the database, ascending; answers the last trade id they hold, or -1."""
         last_id = -1
         self.open = self.previous = None
         self._closed_until_us = 0
+        before: Candle | None = None
         for candle in candles:
+            # A gap would touch both candles, so that there is none beside a complete one: its ids are late ones.
+            doubtful = before is not None and not before.complete
+            gap = doubtful and candle.first_id is not None and self._skips(last_id, candle.first_id)
             if self.open is not None:
+                self.open.gap = self.open.gap or gap
                 self.close()  # a newer one follows, whatever our clock says
             end = next_bucket(candle.time, self.interval, self.zone)
             last_id = max(last_id, -1 if candle.last_id is None else candle.last_id)
@@ -128,6 +138,9 @@ class CandleSeries:
                 self._closed_until_us = to_micros(end)
             else:
                 self.open = OpenCandle.resume(candle, end)
+                self.open.gap = gap
+            before = candle
+        self._last_id = max(self._last_id, last_id)
         return last_id
 
     def closed_among(self, candles: Iterable[Candle]) -> list[Candle]:
@@ -140,15 +153,32 @@ class CandleSeries:
         Raises LateTick for a bucket that is past.
         """
         current = self.open
+        gap = self._skips(self._last_id, tick.trade_id)
+        if tick.trade_id > self._last_id:
+            self._last_id = tick.trade_id
         if current is not None and current.start_us <= tick.time_us < current.end_us:
             current.add(tick)
             return None
         if tick.time_us < (current.start_us if current else self._closed_until_us):
             raise LateTick
-        closed = self.close() if current else None
+        closed = None
+        if current is not None:
+            current.gap = current.gap or gap
+            closed = self.close()
         bucket = bucket_of(from_micros(tick.time_us), self.interval, self.zone)
         self.open = OpenCandle(bucket, next_bucket(bucket, self.interval, self.zone), tick)
+        self.open.gap = gap
         return closed
+
+    def doubted_by(self, tick: Tick) -> datetime | None:
+        """The candle that the clock closed as complete, where the next tick shows that trades after it are missing."""
+        if self.open is None and self.previous and self.previous.complete and self._skips(self._last_id, tick.trade_id):
+            return self.previous.time
+        return None
+
+    def _skips(self, last_id: int, trade_id: int) -> bool:
+        """Whether trades are missing between the last one, if any, and this."""
+        return self.contiguous_ids and 0 <= last_id < trade_id - 1
 
     def close(self) -> Candle:
         """Close the open candle."""

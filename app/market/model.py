@@ -107,9 +107,8 @@ MAX_TIME_US = to_micros(datetime(2262, 1, 1, tzinfo=UTC))
 class Candle(msgspec.Struct):
     """One candle as it goes on the wire: decimals as the digits that PostgreSQL prints.
 
-    `time` is the bucket's start. `closed`: the bucket has ended. `complete`: closed, and its trade ids prove that no
-    trade is missing between its first and its last; null where the source's ids prove nothing, or the candle was
-    filled in.
+    `time` is the bucket's start. `closed`: the bucket has ended. `complete`: closed, its trade ids are without a hole,
+    and no known gap touches it; null where the source's ids prove nothing, or the candle was filled in.
     """
 
     time: datetime

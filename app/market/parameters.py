@@ -1,22 +1,18 @@
 """The parameters of market requests: text in, checked values out, or an InvalidParameter that names the field."""
 
-import re
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, tzinfo
 from typing import Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from app.errors import InvalidParameter
 from app.market.intervals import Interval
 from app.market.model import from_micros, to_micros
 from app.market.store import ALWAYS, NEVER, Place
+from app.market.zones import zone_named
 
 MAX_CANDLES: Final = 5_000
 MAX_TICKS: Final = 10_000
 DEFAULT_LIMIT: Final = 500
-_OFFSET: Final = re.compile(
-    r"(?P<sign>[-+ ]?)(?P<hours>0\d|1[0-4]):(?P<minutes>[0-5]\d)"
-)  # an unescaped plus is a space
 _EPOCH_DIGITS: Final = {10: 1_000_000, 13: 1_000, 16: 1}
 
 
@@ -37,20 +33,14 @@ def choice_of(field: str, text: str, choices: Sequence[str]) -> str:
 
 def zone_of(text: str, interval: Interval) -> tzinfo:
     """An IANA time zone for days and above, or a fixed offset such as +05:30."""
-    if text.upper() in ("UTC", "Z"):
-        return UTC
-    if not interval.zoned:
-        raise InvalidParameter("timezone", f"moves the buckets of 1d 3d 1w 1M alone, not of {interval}")
-    if offset := _OFFSET.fullmatch(text):
-        minutes = int(offset["hours"]) * 60 + int(offset["minutes"])
-        return timezone(timedelta(minutes=-minutes if offset["sign"] == "-" else minutes)) if minutes else UTC
     try:
-        return ZoneInfo(text)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise InvalidParameter(
-            "timezone",
-            f"{text[:60]!r} is neither an IANA time zone, such as Europe/Berlin, nor an offset, such as +05:30",
-        ) from None
+        # A plus sign that was not escaped in the query arrives as a space.
+        zone = zone_named(f"+{text[1:]}" if text.startswith(" ") else text)
+    except ValueError as error:
+        raise InvalidParameter("timezone", str(error)) from None
+    if zone is not UTC and not interval.zoned:
+        raise InvalidParameter("timezone", f"moves the buckets of 1d 3d 1w 1M alone, not of {interval}")
+    return zone
 
 
 def time_of(field: str, text: str | None, default: datetime) -> datetime:

@@ -4,6 +4,7 @@ Connections come from `app.db.pool`, so that numerics arrive as text. Times are 
 and exclude their end.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
@@ -73,7 +74,24 @@ async def candles(
         candle.closed = candle.time < open_since
         if instrument.contiguous_ids and candle.first_id is not None and candle.last_id is not None:
             candle.complete = candle.closed and candle.last_id - candle.first_id + 1 == candle.trades
+    if any(candle.complete for candle in rows):
+        await _doubt(conn, instrument, interval, zone, rows)
     return rows
+
+
+async def _doubt(
+    conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo, ascending: list[Candle]
+) -> None:
+    """Mark the candles incomplete that a gap touches: it reaches from the tick before it to the tick after it."""
+    times = [candle.time for candle in ascending]
+    end = next_bucket(times[-1], interval, zone)
+    values = {"instrument_id": instrument.id, "start": times[0], "end": end}
+    async with conn.cursor() as cursor:
+        await cursor.execute(_QUERIES["touching_gaps"], values)
+        for before, after in await cursor.fetchall():
+            first = bisect_left(times, bucket_of(before, interval, zone))
+            for candle in ascending[first : bisect_right(times, after)]:
+                candle.complete = False
 
 
 class _Windows(NamedTuple):

@@ -7,10 +7,9 @@ by reading the candles it touched anew. Everything here runs on one event loop; 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Protocol, TypeVar, assert_never
-from zoneinfo import ZoneInfo
 
 import msgspec
 import structlog
@@ -18,6 +17,7 @@ import structlog
 from app.errors import DatabaseUnavailable
 from app.market.intervals import bucket_of, next_bucket
 from app.market.model import Candle, Instrument, InstrumentId, Tick, Trade
+from app.market.zones import zone_named
 from app.stream.subscriber import Subscriber
 from app.stream.topics import CandlesKey, CandlesTopic, Key, Reading, TickerKey, TickerTopic, TradesKey, TradesTopic
 
@@ -91,8 +91,7 @@ class Hub:
             case TradesKey():
                 return TradesTopic(key, instrument, self.last_id(instrument.id))
             case CandlesKey():
-                zone: tzinfo = UTC if key.zone == "UTC" else ZoneInfo(key.zone)
-                return CandlesTopic(key, instrument, zone)
+                return CandlesTopic(key, instrument, zone_named(key.zone))
             case TickerKey():
                 return TickerTopic(key, instrument)
             case _:

@@ -5,8 +5,9 @@ holds above the last id of each instrument that somebody watches, then go live, 
 """
 
 import asyncio
-from datetime import timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Annotated, Any, Final
 
 import msgspec
 import psycopg
@@ -17,7 +18,7 @@ import sql as queries
 from app import db
 from app.errors import DatabaseUnavailable
 from app.market import store
-from app.market.model import InstrumentId, Tick, from_micros, to_micros
+from app.market.model import MAX_TIME_US, MICROSECOND, InstrumentId, Tick, from_micros, tick_problem, to_micros
 from app.market.registry import Registry
 from app.stream.hub import Hub
 
@@ -28,10 +29,16 @@ CHECK_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 0.25
 SLACK: Final = timedelta(minutes=1)
 """How far the time of a tick may lie before that of a tick with a lower id, for catching up to find it."""
+LEAP: Final = 10_000_000
+"""How far ahead of the last known id a notified tick is believed without asking the table."""
 
 _QUERIES: Final = queries.load("market")
+_TimeUs = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TIME_US)]
 _ticks: Final = msgspec.json.Decoder(list[Tick])
-_ranges: Final = msgspec.json.Decoder(list[tuple[InstrumentId, int, int]])
+_ranges: Final = msgspec.json.Decoder(list[tuple[InstrumentId, _TimeUs, _TimeUs]])
+_UNREADABLE: Final = (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError)
+_NEW: Final = (-LEAP - 1, 0)
+"""What stands for the last tick of an instrument that has none: whatever comes is a leap."""
 _log = structlog.get_logger()
 
 
@@ -73,28 +80,43 @@ class Listener:
             # Read in full before any is handled: the connection is locked meanwhile, and handling may query.
             received = [notification async for notification in conn.notifies(timeout=CHECK_SECONDS, stop_after=1)]
             for notification in received:
-                self._take(notification, conn.info.backend_pid)
+                await self._take(conn, notification)
             if any(notification.channel == "instruments" for notification in received):
                 self._registry.replace(await store.instruments(conn))
             if not received:
                 # Nothing for a while: is the server still there?
                 await conn.execute("SELECT 1")
 
-    def _take(self, notification: psycopg.Notify, own_pid: int) -> None:
+    async def _take(self, conn: AsyncConnection[Any], notification: psycopg.Notify) -> None:
+        """Every role of the database may NOTIFY anything: what cannot be is dropped, with a warning."""
         try:
             match notification.channel:
                 case "ticks":
-                    self._hub.publish(_ticks.decode(notification.payload), repeated=not self.live.is_set())
+                    ticks = _ticks.decode(notification.payload)
+                    _check(ticks)
+                    await self._check_leaps(conn, ticks)
+                    self._hub.publish(ticks, repeated=not self.live.is_set())
                 case "corrections":
                     for instrument_id, start_us, end_us in _ranges.decode(notification.payload):
                         self._hub.touch(instrument_id, from_micros(start_us), from_micros(end_us))
-                case "caught_up" if notification.pid == own_pid:
+                case "caught_up" if notification.pid == conn.info.backend_pid:
                     self._hub.go_live()
                     self.live.set()
                     _log.info("listener live", instruments=len(self._registry.all))
-        except msgspec.DecodeError as error:
-            # Every role of the database may NOTIFY.
-            _log.warning("notification not understood", channel=notification.channel, reason=str(error))
+        except _UNREADABLE as error:
+            _log.warning("notification dropped", channel=notification.channel, reason=str(error)[:200])
+
+    async def _check_leaps(self, conn: AsyncConnection[Any], ticks: list[Tick]) -> None:
+        """Raises ValueError where an instrument is new, or an id far ahead, and the table has no such tick.
+
+        A forged id would otherwise make every true one after it look late.
+        """
+        last = self._hub.last
+        leaps = {t.instrument_id: t for t in ticks if t.trade_id > last.get(t.instrument_id, _NEW)[0] + LEAP}
+        for instrument_id, tick in leaps.items():
+            place = store.Place(tick.time, tick.trade_id - 1)
+            if not await self._page(conn, instrument_id, place, place.trade_id, 1, tick.time + MICROSECOND):
+                raise ValueError(f"instrument {instrument_id} has no tick {tick.trade_id}")
 
     async def _catch_up(self, conn: AsyncConnection[Any]) -> None:
         hub = self._hub
@@ -113,7 +135,7 @@ class Listener:
     async def _replay(self, conn: AsyncConnection[Any], instrument_id: InstrumentId) -> None:
         last_id, time_us = self._hub.last.get(instrument_id, (store.NO_ID, 0))
         place = store.Place(max(store.ALWAYS, from_micros(time_us) - SLACK), store.NO_ID)
-        while ticks := await self._page(conn, instrument_id, place, last_id):
+        while ticks := await self._page(conn, instrument_id, place, last_id, PAGE):
             place = store.Place(ticks[-1].time, ticks[-1].trade_id)
             self._hub.publish(sorted(ticks, key=lambda tick: tick.trade_id))
             if len(ticks) < PAGE:
@@ -121,10 +143,16 @@ class Listener:
             await asyncio.sleep(PAGE_PAUSE)
 
     async def _page(
-        self, conn: AsyncConnection[Any], instrument_id: InstrumentId, place: store.Place, last_id: int
+        self,
+        conn: AsyncConnection[Any],
+        instrument_id: InstrumentId,
+        place: store.Place,
+        last_id: int,
+        limit: int,
+        end: datetime = store.NEVER,
     ) -> list[Tick]:
-        """Ticks after a place and above an id, ascending by time."""
-        values = {"instrument_id": instrument_id, "after_id": last_id, "end": store.NEVER, "limit": PAGE}
+        """Ticks after a place, before a time and above an id, ascending by time."""
+        values = {"instrument_id": instrument_id, "after_id": last_id, "end": end, "limit": limit}
         cursor = await conn.execute(_QUERIES["ticks_after"], {**values, **place._asdict()})
         return [
             Tick(instrument_id, trade_id, to_micros(time), price, size, maker)
@@ -135,3 +163,14 @@ class Listener:
         cursor = await conn.execute(_QUERIES["last_tick"], {"instrument_id": instrument_id, "at": store.NEVER})
         row = await cursor.fetchone()
         return to_micros(row[1]) if row else 0
+
+
+def _check(ticks: list[Tick]) -> None:
+    """Raises ValueError where ticks could not have been stored, or are not in the order that they are notified in."""
+    for tick in ticks:
+        if problem := tick_problem(tick):
+            raise ValueError(problem)
+        if not 0 < tick.instrument_id < 2**31:
+            raise ValueError("instrument_id is not between 1 and 2^31 - 1")
+    if any((a.instrument_id, a.trade_id) > (b.instrument_id, b.trade_id) for a, b in pairwise(ticks)):
+        raise ValueError("trade ids do not ascend")

@@ -5,14 +5,14 @@ A client sends one JSON object a frame; the server sends JSON arrays of events, 
 
 from datetime import datetime
 from enum import IntEnum
-from typing import Annotated, Any, Final, Literal
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
 
 from app.market.intervals import Interval
 from app.market.model import Candle, Ticker, Trade
+from app.market.zones import zone_named, zone_text
 
 MAX_SUBSCRIPTIONS: Final = 1_024
 MAX_MESSAGES_PER_SECOND: Final = 10
@@ -87,6 +87,11 @@ class Auth(_Request):
 
 Request = Subscribe | Unsubscribe | List | Ping | Auth
 
+_CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "op": tuple(kind.__name__.lower() for kind in get_args(Request)),
+    "channel": get_args(Channel),
+    "interval": tuple(Interval),
+}
 _decoder: Final[msgspec.json.Decoder[Request]] = msgspec.json.Decoder(Request)
 _encoder: Final = msgspec.json.Encoder()
 
@@ -111,21 +116,29 @@ def _explain(frame: str | bytes, error: Exception) -> Exception:
     request_id = raw.get("id")
     if not isinstance(request_id, int | str):
         request_id = None
-    return BadRequest("bad_request", str(error), request_id)
+    return BadRequest("bad_request", _reason(str(error)), request_id)
+
+
+def _reason(problem: str) -> str:
+    """The decoder's words, or where there are few choices, what they are."""
+    for field, choices in _CHOICES.items():
+        if problem.endswith((f"at `$.{field}`", f"missing required field `{field}`")):
+            return f"{field} must be one of {' '.join(choices)}"
+    return problem
 
 
 def zone_of(request: Subscribe | Unsubscribe) -> str:
-    """The request's time zone. Raises BadRequest where it is none, or where the channel or interval takes none."""
-    if request.timezone == "UTC":
-        return "UTC"
-    if request.interval is None or not request.interval.zoned:
-        raise BadRequest("bad_request", "timezone goes with candles of 1d and above", request.id)
+    """The request's time zone, as `zone_text` writes it.
+
+    Raises BadRequest where it is none, or where the channel or interval takes none.
+    """
     try:
-        return ZoneInfo(request.timezone).key
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise BadRequest(
-            "bad_request", f"timezone {request.timezone!r} is not in the IANA database", request.id
-        ) from None
+        zone = zone_text(zone_named(request.timezone))
+    except ValueError as error:
+        raise BadRequest("bad_request", f"timezone {error}", request.id) from None
+    if zone != "UTC" and (request.interval is None or not request.interval.zoned):
+        raise BadRequest("bad_request", "timezone goes with candles of 1d and above", request.id)
+    return zone
 
 
 class TradeEvent(Trade, tag_field="type", tag="trade", frozen=True, kw_only=True):

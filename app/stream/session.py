@@ -168,7 +168,7 @@ class Session:
         instruments: list[Instrument],
     ) -> None:
         symbols = [instrument.symbol for instrument in instruments]
-        zone = request.timezone if request.channel == "candles" else None
+        zone = protocol.zone_of(request) if request.channel == "candles" else None
         self._push(answer(request.id, request.channel, symbols, request.interval, zone))
 
     def _push(self, event: protocol.Event) -> None:

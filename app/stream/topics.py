@@ -169,11 +169,17 @@ class CandlesTopic(Topic):
             self._events.append(self._encode(CorrectionEvent, candle))
 
     def add(self, ticks: Iterable[Tick], now: datetime) -> list[datetime]:
-        """Fold ticks in; answers the times of those that came too late for their candle."""
+        """Fold ticks in; answers the times of candles to be read anew.
+
+        Those are the times of ticks that came too late for their candle, and of a candle that the clock closed before a
+        tick showed that trades after it are missing.
+        """
         late: list[datetime] = []
-        add = self.series.add
+        series, add = self.series, self.series.add
         tick = None
         for tick in ticks:
+            if series.open is None and (doubted := series.doubted_by(tick)):
+                late.append(doubted)
             try:
                 closed = add(tick)
             except LateTick:

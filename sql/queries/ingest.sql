@@ -6,7 +6,10 @@ COPY market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker) F
 -- name: make_staging
 CREATE TEMPORARY TABLE incoming (
     time timestamptz, instrument_id integer, trade_id bigint, price numeric, size numeric, buyer_is_maker boolean
-) ON COMMIT DROP;
+);
+
+-- name: drop_staging
+DROP TABLE incoming;
 
 -- name: copy_staging
 COPY incoming (time, instrument_id, trade_id, price, size, buyer_is_maker) FROM STDIN (FORMAT binary);
@@ -15,6 +18,21 @@ COPY incoming (time, instrument_id, trade_id, price, size, buyer_is_maker) FROM 
 -- Inserts what is new, in order of ids; the row count tells how much that was.
 INSERT INTO market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker)
 SELECT time, instrument_id, trade_id, price, size, buyer_is_maker FROM incoming ORDER BY instrument_id, trade_id
+ON CONFLICT (instrument_id, time, trade_id) DO NOTHING;
+
+-- name: merge_staging_quietly
+-- As merge_staging, but leaves out a tick, too, whose trade is stored with another time in the same millisecond:
+-- exchanges tell of one trade in milliseconds here and in microseconds there. `start` and `end` are about the times of
+-- the batch: they keep the reading, by the unique key, to what lies beside it.
+INSERT INTO market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker)
+SELECT time, instrument_id, trade_id, price, size, buyer_is_maker FROM incoming
+WHERE NOT EXISTS (
+    SELECT FROM market.ticks AS tick
+    WHERE tick.instrument_id = incoming.instrument_id AND tick.trade_id = incoming.trade_id
+      AND tick.time >= date_trunc('milliseconds', incoming.time)
+      AND tick.time < date_trunc('milliseconds', incoming.time) + interval '1 millisecond'
+      AND tick.instrument_id = ANY(%(instrument_ids)s::int[]) AND tick.time >= %(start)s AND tick.time < %(end)s)
+ORDER BY instrument_id, trade_id
 ON CONFLICT (instrument_id, time, trade_id) DO NOTHING;
 
 -- name: make_room
@@ -31,14 +49,17 @@ SET LOCAL tickwick.quiet = 'on';
 SELECT now() - drop_ticks_after + chunk_interval + interval '1 minute' FROM ops.storage;
 
 -- name: last_ids
--- The highest trade id of each instrument given, out of its two newest days of candles, and its newest minute. A row
--- per instrument that has ticks.
-SELECT wanted.id, max(day.last_id), max(minute.bucket)
-FROM unnest(%(instrument_ids)s::int[]) AS wanted (id),
-     LATERAL (SELECT last_id, bucket FROM market.candles_1d WHERE instrument_id = wanted.id
-              ORDER BY bucket DESC LIMIT 2) AS day,
-     LATERAL (SELECT bucket FROM market.candles_1m WHERE instrument_id = wanted.id AND bucket >= day.bucket
-              ORDER BY bucket DESC LIMIT 1) AS minute
+-- The highest trade id of each instrument given, out of its two newest days of candles, and the time of the last tick of
+-- its newest minute, by the unique key; where that tick was dropped, the minute. A row per instrument that has ticks.
+SELECT wanted.id, max(day.last_id), max(coalesce(tick.time, minute.bucket))
+FROM unnest(%(instrument_ids)s::int[]) AS wanted (id)
+CROSS JOIN LATERAL (SELECT last_id, bucket FROM market.candles_1d WHERE instrument_id = wanted.id
+                    ORDER BY bucket DESC LIMIT 2) AS day
+CROSS JOIN LATERAL (SELECT bucket FROM market.candles_1m WHERE instrument_id = wanted.id AND bucket >= day.bucket
+                    ORDER BY bucket DESC LIMIT 1) AS minute
+LEFT JOIN LATERAL (SELECT time FROM market.ticks WHERE instrument_id = wanted.id AND time >= minute.bucket
+                   AND time < minute.bucket + interval '1 minute' ORDER BY time DESC, trade_id DESC LIMIT 1) AS tick
+          ON true
 GROUP BY wanted.id;
 
 -- name: open_gap
@@ -46,13 +67,19 @@ INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time)
 VALUES (%(instrument_id)s, %(from_id)s, %(to_id)s, %(from_time)s, %(to_time)s) ON CONFLICT DO NOTHING;
 
 -- name: fill_gaps
--- Closes the open gaps whose ids have all arrived since, by the unique key of ticks. A row per gap closed.
-UPDATE market.gaps AS gap SET state = 'filled', closed_at = now()
-WHERE state = 'open' AND to_id - from_id + 1 = (
-    SELECT count(*) FROM market.ticks AS tick
-    WHERE tick.instrument_id = gap.instrument_id AND tick.trade_id BETWEEN gap.from_id AND gap.to_id
-      AND tick.time BETWEEN gap.from_time - interval '1 minute' AND gap.to_time + interval '1 minute')
-RETURNING instrument_id, from_id, to_id;
+-- Closes the open gaps whose ids have all arrived since, by the unique key of ticks, and tells the listeners: candles
+-- that a gap touched may be complete now. A row per gap closed.
+WITH filled AS (
+    UPDATE market.gaps AS gap SET state = 'filled', closed_at = now()
+    WHERE state = 'open' AND to_id - from_id + 1 = (
+        SELECT count(*) FROM market.ticks AS tick
+        WHERE tick.instrument_id = gap.instrument_id AND tick.trade_id BETWEEN gap.from_id AND gap.to_id
+          AND tick.time BETWEEN gap.from_time - interval '1 minute' AND gap.to_time + interval '1 minute')
+    RETURNING instrument_id, from_id, to_id, from_time, to_time)
+SELECT instrument_id, from_id, to_id,
+       pg_notify('corrections', json_build_array(json_build_array(instrument_id,
+                 (extract(epoch FROM from_time) * 1000000)::bigint, (extract(epoch FROM to_time) * 1000000)::bigint))::text)
+FROM filled;
 
 -- name: try_lock
 -- Takes the right to write an instrument, for as long as this connection lives.

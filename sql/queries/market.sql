@@ -123,3 +123,8 @@ FROM market.candles_1m WHERE instrument_id = %(instrument_id)s AND bucket >= %(s
 SELECT from_id, to_id, from_time, to_time, state, opened_at, closed_at FROM market.gaps
 WHERE instrument_id = %(instrument_id)s AND from_id > %(after_id)s AND (%(state)s::text IS NULL OR state = %(state)s)
 ORDER BY from_id LIMIT %(limit)s;
+
+-- name: touching_gaps
+-- The times of the gaps that touch a range, and were not filled, by instrument of the primary key. A row per gap.
+SELECT from_time, to_time FROM market.gaps
+WHERE instrument_id = %(instrument_id)s AND state <> 'filled' AND from_time < %(end)s AND to_time >= %(start)s;

@@ -57,6 +57,12 @@ class Demo:
         self._reader.join(5)
         return code, time.monotonic() - started
 
+    def wait(self, seconds: float) -> int:
+        """The exit code of a demo that ends by itself."""
+        code = self._process.wait(seconds)
+        self._reader.join(5)
+        return code
+
     def kill(self) -> None:
         if self._process.poll() is None:
             self._process.kill()

@@ -1,5 +1,8 @@
 """Commands as processes: import on every engine, and mistakes that get one sentence and exit code 2."""
 
+import json
+import subprocess
+import sys
 import zipfile
 from decimal import Decimal
 from pathlib import Path
@@ -91,11 +94,12 @@ def test_import_strict_stops_at_the_first_bad_row_and_leaves_nothing(database: D
     lines[14_000] = "bad"
     dump = write(tmp_path / "BTCUSDT-trades-2021-01-08.csv", lines)
     result = tickwick("import", "--strict", "--dsn", database.writer, str(dump))
-    assert result.returncode == 2
+    assert result.returncode == 1
     assert ":14001:" in result.stderr
     assert database.execute("SELECT count(*) FROM market.ticks") == [(0,)]
     assert database.execute("SELECT count(*) FROM market.stale_ranges") == [(0,)]
     assert candles(database) == []
+    assert database.execute("SELECT count(*) FROM market.instruments") == [(0,)]
 
 
 def test_import_of_another_kind_of_ids_is_refused(any_database: Database, tmp_path: Path) -> None:
@@ -136,6 +140,10 @@ def test_migrate_sets_passwords_and_tells_the_engine(empty_database: str) -> Non
         (["simulate", "--symbol", "?"], "?"),
         (["simulate", "--misbehave", "skip=2"], "skip"),
         (["simulate", "--rate", "fast"], "fast"),
+        (["simulate", "--rate", "nan"], "finite"),
+        (["simulate", "--port", "99999"], "65535"),
+        (["demo", "--history", "nan"], "finite"),
+        (["demo", "--history", "-1"], "--history"),
         (["nonsense"], "nonsense"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -162,3 +170,22 @@ def test_every_command_has_help_and_every_flag_names_its_variable() -> None:
         assert flags
         body = text.split("Options:")[1]
         assert body.count("TICKWICK_") >= len(flags) - body.count("--help"), text
+
+
+def test_bare_command_shows_help() -> None:
+    result = tickwick()
+    assert result.returncode == 0
+    assert "demo" in result.stdout
+    assert result.stderr == ""
+
+
+def test_json_logs_hold_nothing_but_json() -> None:
+    script = (
+        "import logging\nfrom app.settings import Settings\nfrom app.telemetry import configure_logging\n"
+        "configure_logging(Settings(log_format='json'))\n"
+        "logging.getLogger('psycopg.pool').warning('error connecting in %s: a\\nb', 'pool')\n"
+        "import structlog\nstructlog.get_logger().warning('gap opened', from_id=1)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True)
+    lines = [json.loads(line) for line in result.stderr.splitlines()]
+    assert [line["event"] for line in lines] == ["error connecting in pool: a\nb", "gap opened"]

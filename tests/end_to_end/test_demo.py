@@ -1,6 +1,7 @@
 """`tickwick demo`, unattended: up with moving candles, stopped in time, its data kept."""
 
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -81,3 +82,13 @@ def test_demo_second_start_on_the_same_data_while_it_runs_is_refused(signal_numb
         assert second.returncode == 2
         assert len(second.stderr.strip().splitlines()) == 1
         assert running.stop(signal_number)[0] == 0
+
+
+def test_demo_whose_database_is_killed_ends_with_one_sentence() -> None:
+    with open_folder() as folder, demo(Path(folder, "data"), "--history", "0") as running:
+        postmaster = int(Path(folder, "data", "cluster", "postmaster.pid").read_text().splitlines()[0])
+        os.kill(postmaster, signal.SIGKILL)
+        code = running.wait(20)
+        assert code == 2
+        assert "tickwick: the demo's database ended by itself" in running.output
+        assert "Traceback" not in running.output

@@ -4,6 +4,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
 from app.market.model import Tick, from_micros, to_micros
@@ -51,6 +52,29 @@ async def test_write_keeps_the_first_of_two_ticks_with_one_id_and_time(database:
     instrument = await add_instrument(database)
     await write(database, [tick(instrument, 1, price="1")], [tick(instrument, 1, price="2"), tick(instrument, 2)])
     assert [t.price for t in stored(database, instrument)] == [Decimal(1), Decimal("100.25")]
+
+
+@pytest.mark.parametrize("first", ["milliseconds", "microseconds"])
+async def test_quiet_write_keeps_one_of_a_trade_told_in_milliseconds_and_in_microseconds(
+    database: Database, first: str
+) -> None:
+    instrument = await add_instrument(database)
+    exact = series(instrument, 40, NOON + timedelta(microseconds=999), step=0.250_101)
+    coarse = [msgspec.structs.replace(one, time_us=one.time_us // 1000 * 1000) for one in exact]
+    stored_first, again = (coarse, exact) if first == "milliseconds" else (exact, coarse)
+    assert await write(database, stored_first[:30]) == [Written(30, 0, 0)]
+    assert await write(database, again, again, quiet=True) == [Written(10, 30, 0), Written(0, 40, 0)]
+    assert stored(database, instrument) == stored_first[:30] + again[30:]
+
+
+async def test_quiet_write_keeps_equal_ids_of_other_instruments_and_other_milliseconds(database: Database) -> None:
+    one, other = [await add_instrument(database, ticker) for ticker in ("BTCUSDT", "ETHUSDT")]
+    await write(database, [tick(one, 1)])
+    beside = [NOON - timedelta(microseconds=1), NOON + timedelta(milliseconds=1)]
+    assert await write(database, [tick(other, 1), *(tick(one, 1, time) for time in beside)], quiet=True) == [
+        Written(3, 0, 0)
+    ]
+    assert [one.time for one in stored(database, one)] == [beside[0], NOON, beside[1]]
 
 
 UNFIT = [

@@ -77,13 +77,13 @@ class Case(NamedTuple):
 # Days of candles are read whole where nothing says where the data begins: a row a day, and what the newest consist of.
 DAY_ROWS = DAYS + 1500
 CASES = {
-    "newest 1m": Case(candles("1m"), 3, 500 + DAY_ROWS, 12),
-    "1m before a time": Case(candles("1m", days_ago=30), 3, 500 + DAY_ROWS, 8),
-    "1m from a time": Case(candles("1m", newest=False, days_ago=30), 3, 500 + DAY_ROWS, 8),
-    "oldest 1m": Case(candles("1m", newest=False), 6, 500 + DAY_ROWS, 16),
-    "newest 5m": Case(candles("5m"), 1, 2500, 8),
-    "newest 1h": Case(candles("1h"), 1, 2000, 16),
-    "newest 1s": Case(candles("1s"), 14, 2500 + 7 * DAY_ROWS, 40),
+    "newest 1m": Case(candles("1m"), 4, 500 + DAY_ROWS, 12),
+    "1m before a time": Case(candles("1m", days_ago=30), 4, 500 + DAY_ROWS, 8),
+    "1m from a time": Case(candles("1m", newest=False, days_ago=30), 4, 500 + DAY_ROWS, 8),
+    "oldest 1m": Case(candles("1m", newest=False), 7, 500 + DAY_ROWS, 16),
+    "newest 5m": Case(candles("5m"), 2, 2500, 8),
+    "newest 1h": Case(candles("1h"), 2, 2000, 16),
+    "newest 1s": Case(candles("1s"), 15, 2500 + 7 * DAY_ROWS, 40),
     "newest ticks": Case(newest_ticks, 1, LIMIT, 4),
     "ticks before a place": Case(ticks_before, 1, LIMIT + 500, 4),
     "ticks after a place": Case(ticks_after, 1, LIMIT + 500, 4),

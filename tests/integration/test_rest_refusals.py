@@ -34,7 +34,7 @@ WRONG: list[tuple[str, dict[str, str], str, str]] = [
     ("candles", {"intervall": "1m"}, "intervall", "there are: end, fill, interval"),
     ("candles", {"limit": "0"}, "limit", "between 1 and 5000"),
     ("candles", {"limit": "5001"}, "limit", "between 1 and 5000"),
-    ("candles", {"limit": "many"}, "limit", "int"),
+    ("candles", {"limit": "many"}, "limit", "whole number"),
     ("candles", {"start": "noon"}, "start", "ISO 8601"),
     ("candles", {"start": "2024-01-02", "end": "2024-01-01"}, "end", "before start"),
     ("candles", {"timezone": "Europe/Berlin"}, "timezone", "1d 3d 1w 1M alone"),

@@ -1,9 +1,10 @@
 """A table in memory that stands for the database in tests of the hub: what the stream reads of the past."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from itertools import pairwise
 
 from app.market.candles import OpenCandle
 from app.market.intervals import Interval, bucket_of, next_bucket
@@ -36,7 +37,7 @@ def tick(
 
 
 def candles_of(
-    ticks: Iterable[Tick], interval: Interval, now: datetime, *, contiguous: bool = True, zone: object = UTC
+    ticks: Sequence[Tick], interval: Interval, now: datetime, *, contiguous: bool = True, zone: object = UTC
 ) -> list[Candle]:
     """All candles of some ticks, as the database would compute them: from nothing, in any order."""
     assert zone is UTC
@@ -47,6 +48,10 @@ def candles_of(
             found[bucket].add(one)
         else:
             found[bucket] = OpenCandle(bucket, next_bucket(bucket, interval), one)
+    for before, after in pairwise(sorted(ticks, key=lambda one: one.trade_id)):
+        if contiguous and after.trade_id > before.trade_id + 1:
+            for bucket, candle in found.items():
+                candle.gap |= bucket <= after.time and candle.end_us > before.time_us
     open_since = bucket_of(now, interval)
     return [found[bucket].candle(closed=bucket < open_since, contiguous_ids=contiguous) for bucket in sorted(found)]
 

@@ -133,6 +133,31 @@ def test_series_resumed_where_two_candles_are_open_takes_the_older_for_closed() 
     ]
 
 
+@pytest.mark.parametrize("contiguous", [True, False])
+def test_series_whose_ids_jump_between_candles_calls_neither_complete(contiguous: bool) -> None:
+    series = CandleSeries(Interval.M1, UTC, contiguous_ids=contiguous)
+    closed = [series.add(tick(trade_id, seconds)) for trade_id, seconds in [(1, 0), (2, 30), (5, 60), (6, 120)]]
+    told = [candle.complete for candle in [*closed, series.close()] if candle]
+    assert told == ([False, False, True] if contiguous else [None] * 3)
+
+
+def test_series_takes_a_late_tick_for_no_gap() -> None:
+    series = CandleSeries(Interval.M1, UTC, contiguous_ids=True)
+    series.add(tick(1, 60))
+    with pytest.raises(LateTick):
+        series.add(tick(2, 59))
+    closed = series.add(tick(3, 120))
+    assert closed is not None
+    assert (closed.complete, series.close().complete) == (True, True)
+
+
+def test_series_resumed_beside_a_gap_remembers_it() -> None:
+    newest = candles_of([tick(1, 0), tick(5, 60)], Interval.M1, START + timedelta(minutes=1))
+    series = CandleSeries(Interval.M1, UTC, contiguous_ids=True)
+    series.resume(newest)
+    assert series.close().complete is False
+
+
 def test_series_without_candles_resumes_to_take_anything() -> None:
     series = CandleSeries(Interval.M1, UTC, contiguous_ids=True)
     series.add(tick(1, 600))

@@ -168,6 +168,22 @@ async def test_late_tick_of_a_past_candle_sends_its_correction() -> None:
         assert w.hub.counters.late == 1
 
 
+async def test_candle_that_the_clock_closed_before_a_gap_showed_is_corrected_to_incomplete() -> None:
+    async with world() as w:
+        await w.subscribe()
+        w.trade(tick(1, 0), tick(2, 10))
+        w.pass_time(61)
+        (closed,) = [event for event in w.read() if event["closed"]]
+        assert (closed["type"], closed["complete"]) == ("candle", True)
+        w.trade(tick(5, 61))
+        await w.turns()
+        (correction,) = [event for event in w.read() if event["type"] == "correction"]
+        assert correction == {**closed, "type": "correction", "complete": False}
+        w.pass_time(61)
+        (closed,) = [event for event in w.read() if event["closed"]]
+        assert closed["complete"] is False
+
+
 async def test_late_tick_that_comes_while_its_candle_is_read_for_another_is_not_forgotten() -> None:
     async with world() as w:
         w.trade(tick(1_000, 0))

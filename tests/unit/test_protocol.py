@@ -92,6 +92,29 @@ def test_zone_is_named_as_its_database_names_it() -> None:
     assert zone_of(protocol.Subscribe(channel="trades", symbols=["A"])) == "UTC"
 
 
+@pytest.mark.parametrize(
+    ("text", "zone"), [("Z", "UTC"), ("+00:00", "UTC"), ("+05:30", "+05:30"), ("-03:00", "-03:00")]
+)
+def test_zone_is_read_as_rest_reads_it(text: str, zone: str) -> None:
+    request = protocol.Subscribe(channel="candles", symbols=["A"], interval=Interval.D1, timezone=text)
+    assert zone_of(request) == zone
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"channel": "candles", "symbols": ["A"], "interval": "2m"}, f"interval must be one of {' '.join(Interval)}"),
+        ({"channel": "books", "symbols": ["A"]}, "channel must be one of trades candles ticker"),
+        ({"symbols": ["A"]}, "channel must be one of trades candles ticker"),
+        ({"op": "sell"}, "op must be one of subscribe unsubscribe list ping auth"),
+        ({"op": 5}, "op must be one of"),
+    ],
+)
+def test_choice_that_is_none_is_answered_with_the_choices(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        decode(json.dumps({"op": "subscribe", **fields}))
+
+
 @given(
     whole=st.integers(1, 10**20 - 1),
     places=st.integers(0, 18),
