@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import pytest
 
+from app.market.intervals import Interval, bucket_of
 from ingest.refresher import keep_settled
 from tests.databases import Database
 from tests.integration.ticks import add_instrument, listening, series, store
@@ -36,7 +37,8 @@ async def next_correction(conn: psycopg.AsyncConnection[object]) -> list[list[in
 
 async def test_keep_settled_tells_of_late_ticks_also_after_its_connection_was_ended(database: Database) -> None:
     instrument = await add_instrument(database)
-    ticks = series(instrument, 4, datetime.now(UTC) - AGO, step=60)
+    hour = bucket_of(datetime.now(UTC) - AGO, Interval.H1)  # marks are made by the hour
+    ticks = series(instrument, 4, hour, step=60)
     async with listening(database, "corrections") as conn, keeping(database):
         await store(database, ticks[:2])
         assert await next_correction(conn) == [[instrument.id, ticks[0].time_us, ticks[1].time_us]]
