@@ -28,6 +28,8 @@ Connection = psycopg.AsyncConnection[Any]
 
 _QUERIES: Final = queries.load("ingest")
 _PAYLOAD_ITEMS: Final = 100
+_TURNS: Final = 100
+_TURN_SECONDS: Final = 0.2
 # A refresh takes some 20 ms, however little it finds; beyond this many, it is better to refresh what lies between too.
 _MOST_WINDOWS: Final = 100
 # Batches take seven times as long, and before 2.29.0 they leave out buckets that they should not.
@@ -125,7 +127,18 @@ class Refresher:
             query = sql.SQL(_QUERIES["refresh"]).format(level=sql.Literal(f"market.candles_{level}"), options=options)
             touched = [*windows(ranges, level, oldest=oldest, newest=newest, watermark=watermark)]
             for window in joined(touched, _MOST_WINDOWS):
+                await self._once_free(query, window)
+
+    async def _once_free(self, query: sql.Composed, window: Window) -> None:
+        """Refresh a window; a policy's own refresh of the same one is over in a moment, and then it is our turn."""
+        for _ in range(_TURNS):
+            try:
                 await self._conn.execute(query, window._asdict())
+            except psycopg.errors.LockNotAvailable:
+                await asyncio.sleep(_TURN_SECONDS)
+            else:
+                return
+        await self._conn.execute(query, window._asdict())
 
     async def _tell(self, ranges: list[StaleRange]) -> None:
         items = [(r.instrument_id, to_micros(r.start), to_micros(r.end)) for r in ranges]

@@ -9,8 +9,10 @@ import msgspec
 import psycopg
 import pytest
 
+from app import db
 from app.market.intervals import Interval, bucket_of
-from ingest.refresher import keep_settled
+from ingest.refresher import Refresher, keep_settled
+from sql.engine import Engine
 from tests.databases import Database
 from tests.integration.ticks import add_instrument, listening, series, store
 
@@ -72,3 +74,19 @@ async def test_keep_settled_closes_gaps_when_ticks_came_late(any_database: Datab
         async with asyncio.timeout(15):
             while any_database.execute("SELECT state FROM market.gaps") != [("filled",)]:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
+
+
+@pytest.mark.engines("timescaledb")
+async def test_refreshes_of_the_same_range_at_once_wait_for_each_other(database: Database) -> None:
+    instrument = await add_instrument(database)
+    async with (
+        await db.connect(database.writer, "one") as one,
+        await db.connect(database.writer, "two") as two,
+        await db.connect(database.writer, "three") as three,
+    ):
+        refreshers = [Refresher(conn, Engine.TIMESCALEDB) for conn in (one, two, three)]
+        for turn in range(5):
+            await store(database, series(instrument, 200, datetime.now(UTC) - AGO, step=1, first_id=1 + 200 * turn))
+            await asyncio.gather(*(refresher.settle() for refresher in refreshers))
+    assert database.execute("SELECT count(*) FROM market.stale_ranges") == [(0,)]
+    assert database.execute("SELECT sum(trades) FROM market.candles_1d") == [(1000,)]
