@@ -10,7 +10,8 @@ import msgspec
 import pytest
 import yaml
 
-from app.cli import ROLES, cli
+from app.cli import cli
+from app.cli.database import ROLES
 from app.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from app.cli import ROLES, cli
+from app.cli import cli
+from app.cli.database import ROLES
 from app.market.intervals import Interval
 from app.settings import Settings
 from app.stream import protocol

@@ -1,0 +1,18 @@
+"""`tickwick serve`."""
+
+from typing import Any
+
+import click
+
+from app.cli.console import LOGGING, load, out, run, settings_options
+
+
+@click.command("serve")
+@settings_options(
+    "dsn", "host", "port", "pool_size", "max_clients", "stream_flush_ms", "heartbeat_s", "outbox_bytes", *LOGGING
+)
+def serve_command(**given: Any) -> None:
+    """Serve REST, the live stream, the page and the API docs."""
+    from app.main import serve  # slow to import, and the other commands need no web framework
+
+    run(serve(load(given), lambda address: out.print(f"serving {address}")))
