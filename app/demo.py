@@ -25,8 +25,9 @@ from app.errors import OperatorError
 from app.main import bind, serve_on
 from app.market.model import Instrument, Tick
 from app.settings import Settings
-from ingest import instruments
+from ingest import gaps, instruments
 from ingest.copy import TickTable
+from ingest.gaps import Piece
 from ingest.instruments import Listing
 from ingest.refresher import Refresher
 from ingest.sequence import Sequence
@@ -41,13 +42,7 @@ SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC")
 RATE: Final = 5.0
 SEED: Final = 1
 BATCH: Final = 10_000
-SEAM_CHECKS: Final = 10
 LATEST: Final = "SELECT * FROM market.candles WHERE interval = '1m' ORDER BY time DESC LIMIT 5"
-OPEN_SEAMS: Final = """
-    SELECT instrument.id, ticker, from_id, to_id FROM market.gaps
-    JOIN market.instruments AS instrument ON instrument.id = instrument_id
-    WHERE state = 'open' AND source = 'SIM' AND opened_at > now() - interval '1 minute'
-"""
 
 
 class DemoOptions(NamedTuple):
@@ -101,7 +96,12 @@ class _Demo:
         self._started = started
         self._writer_dsn = server.dsn(DATABASE, "tickwick_writer")
         self._serving = msgspec.structs.replace(settings, dsn=server.dsn(DATABASE, "tickwick_app"))
-        self._ingesting = msgspec.structs.replace(settings, dsn=self._writer_dsn, instruments=",".join(SYMBOLS))
+        self._ingesting = msgspec.structs.replace(
+            settings,
+            dsn=self._writer_dsn,
+            instruments=",".join(SYMBOLS),
+            spool_dir=settings.spool_dir or str(options.data_dir / "spool"),
+        )
 
     async def run(self, listening: Any) -> None:
         async with AsyncExitStack() as stack:
@@ -112,11 +112,10 @@ class _Demo:
                 await self._import_history(exchange)
             ingesting = asyncio.create_task(ingest(self._ingesting), name="ingest")
             serving = asyncio.create_task(serve_on(listening, self._serving, self._welcome), name="serve")
-            seam = asyncio.create_task(self._close_seam(), name="seam")
             watching = asyncio.create_task(self._watch_database(), name="database watch")
             # The server stops by signal; whichever ends, ends the others.
             await asyncio.wait({ingesting, serving, watching}, return_when=asyncio.FIRST_COMPLETED)
-            tasks = (seam, watching, ingesting, serving)
+            tasks = (watching, ingesting, serving)
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -143,6 +142,9 @@ class _Demo:
                     for batch in _batches(history(market, instrument.id, start, end)):
                         holes, _ = sequence.observe(batch)
                         await table.write(batch, quiet=True, holes=holes)
+                        async with conn.transaction():
+                            for hole in holes:
+                                await gaps.replace(conn, hole, [Piece(hole, "unfillable", "the demo did not run")])
                         progress.advance(task, len(batch))
         async with await db.connect(self._writer_dsn, "tickwick demo") as conn:
             await Refresher(conn, self._outcome.engine).settle()
@@ -152,20 +154,6 @@ class _Demo:
             await asyncio.sleep(0.5)
             if not self._server.running:
                 raise OperatorError(f"the demo's database ended by itself; its log is {self._server.log_file}")
-
-    async def _close_seam(self) -> None:
-        """Store what was traded between the end of the history and the first tick that came live."""
-        if self._options.source != "simulator":
-            return
-        async with await db.connect(self._writer_dsn, "tickwick demo") as conn:
-            table = TickTable(conn)
-            for _ in range(SEAM_CHECKS):
-                await asyncio.sleep(1)
-                cursor = await conn.execute(OPEN_SEAMS)
-                for instrument_id, ticker, from_id, to_id in await cursor.fetchall():
-                    market = Market(ticker, RATE, SEED)
-                    for batch in _batches(history(market, instrument_id, from_id, to_id + 1)):
-                        await table.write(batch, quiet=True)
 
     def _span(self, exchange: Exchange, instrument: Instrument, last: tuple[int, int] | None) -> tuple[int, int]:
         end = exchange.next_id(instrument.ticker)

@@ -13,15 +13,17 @@ from typing import Any, Final
 import structlog
 import uvicorn
 from litestar import Litestar, Request, Response, get
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import NotFoundException
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, YamlRenderPlugin
-from litestar.openapi.spec import Tag
+from litestar.openapi.spec import Components, SecurityScheme, Tag
 from litestar.static_files import create_static_files_router
 
 from app import db, ops, problems
 from app.errors import OperatorError, StreamFailed, TickwickError
+from app.market.handlers import ADMIN
 from app.market.handlers import router as market_router
 from app.market.registry import Registry
 from app.settings import Settings
@@ -96,12 +98,18 @@ def create_app(settings: Settings) -> Litestar:
             "registry": Provide(lambda: registry, use_cache=True, sync_to_thread=False),
             "pool": Provide(lambda: pool, use_cache=True, sync_to_thread=False),
         },
+        state=State({"admin_token": settings.admin_token}),
         exception_handlers=problems.HANDLERS,
         openapi_config=OpenAPIConfig(
             title="Tickwick",
             version=VERSION,
             description="Price ticks in, candles and a live feed out; the feed is a websocket at `/api/v1/stream`.",
             path="/schema",
+            components=Components(
+                security_schemes={
+                    ADMIN: SecurityScheme(type="http", scheme="bearer", description="TICKWICK_ADMIN_TOKEN")
+                }
+            ),
             render_plugins=[_DocsPage(), JsonRenderPlugin(), YamlRenderPlugin()],
             tags=[Tag("market", "Candles, ticks, prices."), Tag("operations", "For probes and Prometheus.")],
         ),

@@ -1,5 +1,7 @@
 """What operators and orchestrators ask: is it alive, is it ready, how is it doing."""
 
+import asyncio
+
 import msgspec
 from litestar import Response, Router, get
 from litestar.datastructures import State
@@ -61,13 +63,16 @@ def serve_metrics(stream: Stream) -> CollectorRegistry:
         [
             ("stream_ticks_total", "Ticks that reached the hub.", lambda: hub.counters.ticks),
             ("stream_late_ticks_total", "Ticks that came after a higher id.", lambda: hub.counters.late),
+            ("stream_lag_seconds", "From the exchange's time of a batch's last tick to the hub.", lambda: hub.lag),
             ("stream_corrections_total", "Past candles sent again.", lambda: hub.counters.corrections),
+            ("stream_gaps_total", "Gaps told to all who follow an instrument's trades.", lambda: hub.gaps),
             ("stream_clients", "Websocket clients.", lambda: len(hub.subscribers)),
             ("stream_dropped_trades_total", "Trades dropped for slow clients.", lambda: stream.dropped),
             ("stream_conflated_total", "Tickers and open candles overtaken unsent.", lambda: stream.conflated),
             ("stream_slow_clients_total", "Clients closed for reading too slowly.", lambda: stream.slow),
             ("listener_live", "1 while the listener is connected and caught up.", lambda: listener.live.is_set()),
             ("listener_reconnects_total", "Times the listener lost its connection.", lambda: listener.reconnects),
+            ("tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks())),
         ]
     )
 

@@ -4,7 +4,7 @@ Each field is a flag (`--flush-ms`) and an environment variable (`TICKWICK_FLUSH
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import msgspec.inspect
@@ -12,7 +12,8 @@ from msgspec import Meta
 
 from app.errors import SettingsError
 
-Feed = Literal["trade", "aggTrade", "kline_1s", "miniTicker"]
+Feed = Literal["trade", "aggTrade", "kline_1s", "miniTicker", "quote"]
+SECRET: Final = frozenset({"dsn", "api_key"})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,8 +37,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         int, Meta(description="Bytes that may wait for one websocket client before it counts as slow.", ge=65_536)
     ] = 4_194_304
 
+    admin_token: Annotated[
+        str, Meta(description="The bearer token that lets a request switch tracking on and off; without it none may.")
+    ] = ""
+
     source: Annotated[
-        Literal["binance", "simulator"],
+        Literal["binance", "coinbase", "kraken", "coinmarketcap", "simulator"],
         Meta(description="Where ticks come from; simulator is an exchange started by `tickwick simulate`."),
     ] = "binance"
     url: Annotated[str, Meta(description="Websocket address of the source, where it is not the usual one.")] = ""
@@ -45,13 +50,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     instruments: Annotated[str, Meta(description="Tickers to track, separated by commas.")] = (
         "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDC"
     )
-    feed: Annotated[Feed, Meta(description="What to take as ticks.")] = "trade"
+    feed: Annotated[
+        Feed, Meta(description="What to take as ticks; Coinbase and Kraken have trade alone, CoinMarketCap quote.")
+    ] = "trade"
+    api_key: Annotated[str, Meta(description="Key for CoinMarketCap; better in the environment than in a flag.")] = ""
+    poll_seconds: Annotated[
+        float,
+        Meta(description="Seconds between quotes of CoinMarketCap, each of which costs a credit.", ge=1, le=86_400),
+    ] = 300
     flush_ms: Annotated[int, Meta(description="Milliseconds a tick waits for its batch at most.", ge=1, le=1000)] = 10
     flush_ticks: Annotated[int, Meta(description="Ticks in a batch at most.", ge=1, le=100_000)] = 5_000
     buffer_ticks: Annotated[
         int, Meta(description="Ticks that may wait in memory while the database is away.", ge=1_000)
     ] = 500_000
+    spool_dir: Annotated[
+        str, Meta(description="Folder for ticks that wait for the database; where none is named, your state directory.")
+    ] = ""
+    spool_bytes: Annotated[
+        int,
+        Meta(description="Bytes that may wait there, beyond which the newest ticks are refused; 0 spools none.", ge=0),
+    ] = 1_073_741_824
     metrics_port: Annotated[int, Meta(description="Port for ingest's own /metrics; 0 serves none.", ge=0, le=65535)] = 0
+
+    def __repr__(self) -> str:
+        """All fields but the secrets among them, which are only said to be set."""
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return [(name, "***" if name in SECRET and value else value) for name, value in fields.items()]
 
 
 def load(given: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:

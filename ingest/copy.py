@@ -17,11 +17,13 @@ from psycopg.pq import Format
 
 import sql as queries
 from app.market.model import DAY, EPOCH, MICROSECOND, Tick, from_micros, tick_problem, to_micros
+from ingest.gaps import gap_row
 from ingest.sequence import Hole
 
 Connection = AsyncConnection[Any]
 
 _QUERIES: Final = queries.load("ingest")
+_GAP_QUERIES: Final = queries.load("gaps")
 _TYPES: Final = ("timestamptz", "int4", "int8", "numeric", "numeric", "bool")
 _POSTGRES_EPOCH_US: Final = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 _DAY_US: Final = DAY // MICROSECOND
@@ -70,7 +72,7 @@ class TickTable:
         trade is stored with another time in the same millisecond. Ticks that the table's rules refuse, or that are
         older than it keeps them, are left out.
         """
-        if not ticks:
+        if not (ticks or holes):
             return Written(0, 0, 0)
         try:
             return await self._store(ticks, quiet, holes)
@@ -123,7 +125,7 @@ class TickTable:
                     await self._copy(cursor, "copy_ticks", ticks)
                     new = len(ticks)
                 for hole in holes:
-                    await cursor.execute(_QUERIES["open_gap"], _gap_row(hole))
+                    await cursor.execute(_GAP_QUERIES["open_gap"], gap_row(hole))
                 return new
 
     async def _copy(self, cursor: AsyncCursor[Any], query: str, ticks: Sequence[Tick]) -> None:
@@ -143,14 +145,4 @@ def _surroundings(ticks: Sequence[Tick]) -> dict[str, Any]:
         "instrument_ids": list({tick.instrument_id for tick in ticks}),
         "start": from_micros(min(times)) - _MILLISECOND,
         "end": from_micros(max(times)) + _MILLISECOND,
-    }
-
-
-def _gap_row(hole: Hole) -> dict[str, Any]:
-    return {
-        "instrument_id": hole.instrument_id,
-        "from_id": hole.from_id,
-        "to_id": hole.to_id,
-        "from_time": from_micros(hole.from_time_us),
-        "to_time": from_micros(hole.to_time_us),
     }

@@ -6,7 +6,7 @@ the last three cases the next connection is opened first, both are read for a wh
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from time import monotonic
 from typing import Literal
@@ -49,7 +49,8 @@ class Feed:
 
     `push` takes what it is given, always, and returns False when it wants no more for now; the feed then awaits
     `room()` before it reads on. While it waits, the server is throttled and may hang up. Ticks may come twice after a
-    reconnect; at a planned change of connections they come once.
+    reconnect; at a planned change of connections they come once. `on_connected` is told the instruments of each new
+    connection before its first tick is pushed: what was sent before it may be missing.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Feed:
         instruments: Mapping[str, InstrumentId],
         push: Push,
         room: Callable[[], Awaitable[None]],
+        on_connected: Callable[[Collection[InstrumentId]], None] = lambda _: None,
         *,
         timing: Timing | None = None,
         backoff: Callable[[], Backoff] = Backoff,
@@ -67,6 +69,7 @@ class Feed:
         self.source = source
         self.push = push
         self.room = room
+        self.on_connected = on_connected
         self.timing = timing or Timing()
         self.backoff = backoff
         self.quota = quota or Quota(source.connections_per_window, source.connection_window)
@@ -96,29 +99,29 @@ class Feed:
             self._group = None
             self.garbage.end()
 
-    async def track(self, ticker: str, instrument: InstrumentId) -> None:
-        """Adds an instrument; returns when its subscription is sent, or at once where that awaits a connection."""
-        known = ticker in self.instruments
-        self.instruments[ticker] = instrument
-        if known:
-            return
+    async def track(self, instruments: Mapping[str, InstrumentId]) -> None:
+        """Adds instruments; returns when their subscriptions are sent, or at once where those await a connection."""
+        new = [ticker for ticker in instruments if ticker not in self.instruments]
+        self.instruments.update(instruments)
         for line in self._lines:
-            if len(line.tickers) < self.source.tickers_per_connection:
-                line.tickers.add(ticker)
+            size = self.source.tickers_per_connection - len(line.tickers)
+            fitting, new = new[:size], new[size:]
+            if fitting:
+                line.tickers.update(fitting)
                 await line.subscribe()
-                return
-        line = _Line(self, {ticker})
-        self._lines.append(line)
-        self._start(line)
+        size = self.source.tickers_per_connection
+        for start in range(0, len(new), size):
+            line = _Line(self, set(new[start : start + size]))
+            self._lines.append(line)
+            self._start(line)
 
-    async def untrack(self, ticker: str) -> None:
-        """Drops an instrument: none of its ticks is pushed from here on, and its subscription is cancelled."""
-        self.instruments.pop(ticker, None)
-        for line in self._lines:
-            if ticker in line.tickers:
-                line.tickers.remove(ticker)
-                await self._shrink(line)
-                return
+    async def untrack(self, tickers: Collection[str]) -> None:
+        """Drops instruments: none of their ticks is pushed from here on, and their subscriptions are cancelled."""
+        for ticker in tickers:
+            self.instruments.pop(ticker, None)
+        for line in [line for line in self._lines if line.tickers & set(tickers)]:
+            line.tickers.difference_update(tickers)
+            await self._shrink(line)
 
     def refresh_connected(self) -> None:
         self.counters.connected = bool(self._lines) and all(line.connected for line in self._lines)
@@ -186,6 +189,8 @@ class _Line:
 
     async def _begin(self, socket: Socket, sink: Push) -> Connection:
         connection = self._adopt(socket, sink)
+        instruments = self._feed.instruments
+        self._feed.on_connected([instruments[ticker] for ticker in self.tickers if ticker in instruments])
         await connection.subscribe(self.tickers)
         return connection
 
@@ -214,7 +219,8 @@ class _Line:
         """
         push = self._feed.push
         level: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        instruments = {self._feed.instruments[ticker] for ticker in self.tickers}
+        known = self._feed.instruments
+        instruments = {known[ticker] for ticker in self.tickers if ticker in known}
         handover = Handover(push, instruments, lambda: level.set_result(None), hold=due is not Due.SILENT)
         old.sink = handover.from_old
         old.reader.add_done_callback(lambda _: handover.finish())

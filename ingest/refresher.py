@@ -27,6 +27,7 @@ from sql.engine import Engine
 Connection = psycopg.AsyncConnection[Any]
 
 _QUERIES: Final = queries.load("ingest")
+_GAP_QUERIES: Final = queries.load("gaps")
 _PAYLOAD_ITEMS: Final = 100
 _TURNS: Final = 100
 _TURN_SECONDS: Final = 0.2
@@ -108,7 +109,7 @@ class Refresher:
 
     async def fill_gaps(self) -> None:
         """Close the open gaps whose ids have all arrived."""
-        await self._conn.execute(_QUERIES["fill_gaps"])
+        await self._conn.execute(_GAP_QUERIES["fill_gaps"])
 
     async def drop_old_ticks(self) -> None:
         """Apply the retention of ticks on engines that have no policy for it."""

@@ -1,6 +1,6 @@
 """Which trade ids of contiguous sources are missing. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from app.market.model import InstrumentId, Tick
@@ -22,9 +22,17 @@ class Sequence:
     Bounded by the number of instruments. Ids at or below the last one are late or repeated, and open no hole.
     """
 
-    def __init__(self, last: dict[InstrumentId, tuple[int, int] | None]) -> None:
+    def __init__(self, last: Mapping[InstrumentId, tuple[int, int] | None]) -> None:
         """`last` holds the last stored (trade_id, time_us) of contiguous instruments, None where one has no ticks."""
         self._last = dict(last)
+
+    def follow(self, last: Mapping[InstrumentId, tuple[int, int] | None]) -> None:
+        """Follow more instruments, from where they stand."""
+        self._last |= last
+
+    def forget(self, instruments: Iterable[InstrumentId]) -> None:
+        for instrument_id in instruments:
+            self._last.pop(instrument_id, None)
 
     def observe(self, ticks: Iterable[Tick]) -> tuple[list[Hole], bool]:
         """The holes that these ticks, in order of arrival, jump over; and whether any of them came late."""

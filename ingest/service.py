@@ -1,31 +1,33 @@
-"""The ingest process: one source's feed, the writer behind it, and the refresher beside them."""
+"""The ingest process: one source's feed, the writer behind it, and what mends candles and gaps beside them."""
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
-import prometheus_client
+import platformdirs
 import structlog
 
 import sql as queries
-from app import db, telemetry
+from app import db
 from app.errors import OperatorError, TickwickError
-from app.market.model import Instrument
 from app.settings import Settings
 from ingest import instruments
 from ingest.feed import Feed
+from ingest.history import HistoryClient
 from ingest.instruments import Listing
+from ingest.metrics import serve_metrics
+from ingest.poll import Poller
 from ingest.refresher import keep_settled
-from ingest.sources import Source
-from ingest.sources.binance import BASE_URL, binance
-from ingest.sources.binance_rest import REST_URL, listings
+from ingest.repair import Repairer
+from ingest.sources import PollSource
+from ingest.spool import Spool
+from ingest.tracking import Tracking
+from ingest.venues import Venue, venue_of
 from ingest.writer import Writer
 from sql.engine import Engine
 
-SIMULATOR_URL: Final = "ws://127.0.0.1:9443"
 DRAIN_SECONDS: Final = 2.0
 KNOWN: Final = ("SUIUSDC", "DOGEUSDC")
 """Instruments of Binance that are listed from the start, though not tracked."""
@@ -35,63 +37,113 @@ _log = structlog.get_logger()
 
 
 async def run(settings: Settings, ready: Callable[[list[str]], None] = lambda _: None) -> None:
-    """Ingest until cancelled, then store what was received.
+    """Ingest until cancelled, then store what was received, or leave it in the spool.
 
-    `ready` is told the symbols once they are ours to write. Raises OperatorError where it cannot start, or where the
+    `ready` is told the symbols once some are ours to write. Raises OperatorError where it cannot start, or where the
     source turns us away for good.
     """
-    source = source_of(settings)
+    venue = venue_of(settings)
     tickers = [ticker.strip().upper() for ticker in settings.instruments.split(",") if ticker.strip()]
-    if not tickers:
-        raise OperatorError("no instruments to track: name some with --instruments")
-    engine, tracked = await _prepare(settings, source, tickers)
-    came_late = asyncio.Event()
-    writer = Writer(
-        settings.dsn,
-        {instrument.id: instrument for instrument in tracked},
-        flush_ticks=settings.flush_ticks,
-        flush_seconds=settings.flush_ms / 1000,
-        buffer_ticks=settings.buffer_ticks,
-        came_late=came_late.set,
-    )
-    feed = Feed(source, {i.ticker: i.id for i in tracked}, writer.push, writer.room)
-    with _metrics(settings, feed, writer):
-        await _run(settings, engine, feed, writer, came_late, lambda: ready([i.symbol for i in tracked]))
+    engine, database = await _prepare(settings, venue, tickers)
+    with contextlib.closing(Spool.open(_spool_folder(settings, database), settings.spool_bytes)) as spool:
+        await _check_spool(settings, spool)
+        async with _history(venue) as history:
+            await _Ingest(settings, venue, engine, spool, history).run(ready)
 
 
-async def _run(
-    settings: Settings,
-    engine: Engine,
-    feed: Feed,
-    writer: Writer,
-    came_late: asyncio.Event,
-    ready: Callable[[], None],
-) -> None:
-    async def read() -> None:
-        await writer.ready.wait()
-        ready()
-        await feed.run()
-
-    writing = asyncio.create_task(writer.run(), name="writer")
-    reading = asyncio.create_task(read(), name="feed")
-    settling = asyncio.create_task(keep_settled(settings.dsn, engine, came_late), name="refresher")
-    try:
-        done, _ = await asyncio.wait({writing, reading, settling}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await _cancel(reading, settling)
-        await _drain(writer, writing)
-    for task in done:
-        await task  # a critical task that ended ends the process with its error
+def _spool_folder(settings: Settings, database: str) -> Path:
+    """Where ticks wait for this database, and for no other."""
+    if settings.spool_dir:
+        return Path(settings.spool_dir, database)
+    return Path(platformdirs.user_state_dir("tickwick", appauthor=False), "spool", database)
 
 
-async def _drain(writer: Writer, writing: asyncio.Task[None]) -> None:
-    writer.stop()
-    done, _ = await asyncio.wait({writing}, timeout=DRAIN_SECONDS)
-    if not done:
-        await _cancel(writing)
-    if writer.depth:
-        _log.error("ticks lost at the end", count=writer.depth)
-    _log.info("ingest stopped", stored=writer.counters.stored, duplicate=writer.counters.duplicate)
+@contextlib.asynccontextmanager
+async def _history(venue: Venue) -> AsyncIterator[HistoryClient | None]:
+    if venue.history is None:
+        yield None
+    else:
+        async with HistoryClient(venue.history) as client:
+            yield client
+
+
+class _Ingest:
+    """What runs in the process, wired: the receiver pushes into the writer, which says what to follow."""
+
+    def __init__(
+        self, settings: Settings, venue: Venue, engine: Engine, spool: Spool, history: HistoryClient | None
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._came_late = asyncio.Event()
+        self._writer = Writer(
+            settings.dsn,
+            venue.source.name,
+            venue.source.feed,
+            flush_ticks=settings.flush_ticks,
+            flush_seconds=settings.flush_ms / 1000,
+            buffer_ticks=settings.buffer_ticks,
+            spool=spool,
+            page=history.page if history else None,
+            follow=lambda followed: self._tracking.follow(followed),
+            gap_opened=lambda: self._repairer.wake() if self._repairer else None,
+            came_late=self._came_late.set,
+        )
+        writer = self._writer
+        self._receiver: Feed | Poller
+        if isinstance(venue.source, PollSource):
+            self._receiver = Poller(venue.source, {}, writer.push, writer.room)
+        else:
+            self._receiver = Feed(venue.source, {}, writer.push, writer.room, writer.bridges.expect)
+        self._tracking = Tracking(settings.dsn, self._receiver, venue.listings)
+        self._repairer = None
+        if history:
+            self._repairer = Repairer(settings.dsn, history, self._repairable, self._came_late.set)
+
+    async def run(self, ready: Callable[[list[str]], None]) -> None:
+        """Until cancelled, or until one of the tasks fails."""
+        writing = asyncio.create_task(self._writer.run(), name="writer")
+        others = [
+            asyncio.create_task(self._receiver.run(), name="receiver"),
+            asyncio.create_task(self._tracking.run(), name="tracking"),
+            asyncio.create_task(keep_settled(self._settings.dsn, self._engine, self._came_late), name="refresher"),
+            asyncio.create_task(self._tell_ready(ready), name="readiness"),
+        ]
+        if self._repairer:
+            others.append(asyncio.create_task(self._repairer.run(), name="repairer"))
+        with serve_metrics(self._settings, self._receiver.counters, self._writer, self._repairer):
+            try:
+                done, _ = await asyncio.wait({writing, *others}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                await _cancel(*others)
+                await self._drain(writing)
+        for task in done:
+            await task  # a critical task that ended ends the process with its error
+
+    async def _tell_ready(self, ready: Callable[[list[str]], None]) -> None:
+        await self._writer.ready.wait()
+        ready(sorted(instrument.symbol for instrument in self._writer.following.values()))
+        await asyncio.get_running_loop().create_future()
+
+    async def _drain(self, writing: asyncio.Task[None]) -> None:
+        writer = self._writer
+        writer.stop()
+        done, _ = await asyncio.wait({writing}, timeout=DRAIN_SECONDS)
+        if not done:
+            await _cancel(writing)
+        if writer.backlog.in_memory:
+            _log.error("ticks lost at the end", count=writer.backlog.in_memory)
+        _log.info(
+            "ingest stopped",
+            stored=writer.counters.stored,
+            duplicate=writer.counters.duplicate,
+            spooled=writer.backlog.on_disk,
+        )
+
+    def _repairable(self) -> dict[Any, Any]:
+        """What is ours, but for what the writer is asking the venue for at this moment."""
+        bridged = set(self._writer.bridges.instruments)
+        return {each: found for each, found in self._writer.following.items() if each not in bridged}
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:
@@ -100,26 +152,13 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait(tasks)
 
 
-def source_of(settings: Settings) -> Source:
-    """The source that the settings name."""
-    if settings.source == "simulator":
-        return replace(binance(settings.feed, settings.url or SIMULATOR_URL), name="SIM")
-    return binance(settings.feed, settings.url or BASE_URL)
+async def _prepare(settings: Settings, venue: Venue, tickers: Sequence[str]) -> tuple[Engine, str]:
+    """The database's engine and identity, with these tickers tracked in it.
 
-
-def rest_url_of(settings: Settings) -> str:
-    """Where the source's REST is: as set, else beside its websocket, else Binance's own."""
-    if settings.rest_url:
-        return settings.rest_url.rstrip("/")
-    url = settings.url or (SIMULATOR_URL if settings.source == "simulator" else "")
-    if not url:
-        return REST_URL
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme.replace("ws", "http", 1), parts.netloc, "", "", ""))
-
-
-async def _prepare(settings: Settings, source: Source, tickers: list[str]) -> tuple[Engine, list[Instrument]]:
-    listed = await listings(rest_url_of(settings), tickers)
+    Raises OperatorError where the database or a ticker is not to be had.
+    """
+    source = venue.source
+    listed = await venue.listings(tickers) if tickers else {}
     try:
         async with await db.connect(settings.dsn, "tickwick ingest") as conn:
             with db.translated():
@@ -127,9 +166,8 @@ async def _prepare(settings: Settings, source: Source, tickers: list[str]) -> tu
                 row = await cursor.fetchone()
                 if row is None:
                     raise OperatorError("the database has not been migrated: run `tickwick migrate`")
-                found = await instruments.ensure(
-                    conn, source.name, listed, source.feed, contiguous_ids=source.contiguous_ids
-                )
+                contiguous = source.contiguous_ids
+                await instruments.ensure(conn, source.name, listed, source.feed, contiguous_ids=contiguous)
                 if source.name == "BINANCE" and source.feed == "trade":
                     known = {ticker: Listing() for ticker in KNOWN if ticker not in listed}
                     await instruments.ensure(conn, source.name, known, "trade", contiguous_ids=True, active=False)
@@ -137,37 +175,17 @@ async def _prepare(settings: Settings, source: Source, tickers: list[str]) -> tu
         raise
     except TickwickError as error:
         raise OperatorError(f"cannot use the database: {error}") from error
-    return Engine(row[0]), found
+    return Engine(row[0]), row[1]
 
 
-@contextlib.contextmanager
-def _metrics(settings: Settings, feed: Feed, writer: Writer) -> Iterator[None]:
-    if not settings.metrics_port:
-        yield
+async def _check_spool(settings: Settings, spool: Spool) -> None:
+    """Raises OperatorError where ticks were left in the spool that were meant for another database."""
+    if not spool.symbols:
         return
-    received, written = feed.counters, writer.counters
-    registry = telemetry.metrics(
-        [
-            ("ingest_frames_total", "Frames received from the source.", lambda: received.frames),
-            ("ingest_garbage_frames_total", "Frames that were not understood.", lambda: received.garbage),
-            ("ingest_reconnects_total", "Connections to the source that were made anew.", lambda: received.reconnects),
-            ("ingest_connected", "1 while all connections to the source stand.", lambda: received.connected),
-            ("ingest_ticks_total", "Ticks stored.", lambda: written.stored),
-            ("ingest_duplicates_total", "Ticks that were stored already.", lambda: written.duplicate),
-            ("ingest_refused_total", "Ticks beyond the table's limits.", lambda: written.refused),
-            ("ingest_overflow_total", "Ticks dropped because the buffer was full.", lambda: written.overflowed),
-            ("ingest_gaps_total", "Gaps opened.", lambda: written.gaps),
-            ("ingest_flushes_total", "Transactions.", lambda: written.flushes),
-            ("ingest_flush_seconds_total", "Time spent in them.", lambda: written.flush_seconds),
-            ("ingest_buffer_ticks", "Ticks that wait for the database.", lambda: writer.depth),
-            ("ingest_database_connected", "1 while the writer is connected.", lambda: written.connected),
-        ]
-    )
-    try:
-        server, _ = prometheus_client.start_http_server(settings.metrics_port, settings.host, registry)
-    except OSError as error:
-        raise OperatorError(f"cannot serve metrics on port {settings.metrics_port}: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        server.shutdown()
+    async with await db.connect(settings.dsn, "tickwick ingest") as conn:
+        with db.translated():
+            found = await instruments.by_symbol(conn, [*spool.symbols.values()])
+    if {instrument.id: instrument.symbol for instrument in found} != dict(spool.symbols):
+        raise OperatorError(
+            f"the ticks that wait in {spool.folder} are of instruments that this database does not have: move it away"
+        )

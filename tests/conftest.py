@@ -5,6 +5,8 @@ runs it once, on plain PostgreSQL. TICKWICK_TEST_TIMESCALEDB_DSN names a superus
 to be thrown away afterwards: roles stay behind on it.
 """
 
+import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +20,10 @@ _KEY = pytest.StashKey[Databases]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): run a test of `engine` or `database` on these engines alone")
+    # What an ingester leaves behind is not to be found by another test, nor by the user.
+    state = tempfile.TemporaryDirectory(prefix="tickwick-state-", ignore_cleanup_errors=True)
+    os.environ["XDG_STATE_HOME"] = state.name
+    config.add_cleanup(state.cleanup)
     databases = config.stash[_KEY] = Databases()
     config.add_cleanup(databases.stop)  # after Ctrl-C too
 

@@ -5,8 +5,9 @@ import sys
 import click
 
 from app.cli.console import err
-from app.cli.database import doctor_command, migrate_command
+from app.cli.database import migrate_command
 from app.cli.demonstration import demo_command
+from app.cli.diagnosis import doctor_command
 from app.cli.ingestion import backfill_command, import_command, ingest_command
 from app.cli.serving import serve_command
 from app.cli.simulation import simulate_command

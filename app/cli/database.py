@@ -1,4 +1,4 @@
-"""`tickwick migrate` and `tickwick doctor`: making the database right, and telling whether it is."""
+"""`tickwick migrate`: making the database right."""
 
 import contextlib
 import os
@@ -67,9 +67,3 @@ def set_passwords(conn: psycopg.Connection[Any]) -> None:
 def _connection(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     with db.translated(), psycopg.connect(dsn, autocommit=True) as conn:
         yield conn
-
-
-@click.command("doctor")
-@settings_options("dsn", *LOGGING)
-def doctor_command(**given: Any) -> None:
-    """Check."""

@@ -1,14 +1,26 @@
 """`tickwick ingest`, `import` and `backfill`: the ways of ticks into the database."""
 
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import click
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Column, Table
 
 from app.cli.console import LOGGING, err, load, out, run, settings_options
+from app.errors import InvalidParameter
+from app.market.parameters import time_of
 from app.settings import Settings
 from app.signals import until_signal
 
@@ -114,6 +126,74 @@ def _progress() -> Progress:
 
 
 @click.command("backfill")
-@settings_options("dsn", *LOGGING)
-def backfill_command(**given: Any) -> None:
-    """Fetch."""
+@settings_options("dsn", "source", "url", "rest_url", "feed", *LOGGING)
+@click.argument("symbol")
+@click.option(
+    "--from",
+    "start",
+    required=True,
+    metavar="TIME",
+    envvar="TICKWICK_FROM",
+    help="Where to begin: a date, ISO 8601 with an offset, or Unix time.  [env: TICKWICK_FROM]",
+)
+@click.option(
+    "--to",
+    "end",
+    metavar="TIME",
+    envvar="TICKWICK_TO",
+    help="Where to end, itself left out; now where it is not given.  [env: TICKWICK_TO]",
+)
+def backfill_command(symbol: str, start: str, end: str | None, **given: Any) -> None:
+    """Fetch the trades of an instrument that are missing between two times, such as BINANCE:BTCUSDT.
+
+    The exchange is that of the symbol; addresses hold for it where --source names it. What is there already is not
+    fetched again: after Ctrl-C or a failure the same command goes on where it stopped. Exit code 1 when trades stayed
+    missing.
+    """
+    loaded = load(given)
+    source, separator, ticker = symbol.upper().partition(":")
+    if not (source and separator and ticker):
+        raise click.UsageError(f"{symbol!r} is not SOURCE:TICKER, such as BINANCE:BTCUSDT")
+    now = datetime.now(UTC)
+    begin, until = _time("--from", start, now), min(now, _time("--to", end, now))
+    if begin >= until:
+        raise click.UsageError("--from is not before --to" if end else "--from is not in the past")
+    sys.exit(run(_backfill(loaded, f"{source}:{ticker}", begin, until)))
+
+
+def _time(option: str, text: str | None, default: datetime) -> datetime:
+    try:
+        return time_of(option, text, default)
+    except InvalidParameter as error:
+        raise click.UsageError(str(error)) from None
+
+
+async def _backfill(loaded: Settings, symbol: str, start: datetime, end: datetime) -> int:
+    from ingest import backfill
+
+    report: backfill.Report | None = None
+    started = time.monotonic()
+
+    async def work(progress: Progress) -> None:
+        nonlocal report
+        task = progress.add_task(symbol, total=None)
+        report = await backfill.backfill(
+            loaded,
+            symbol,
+            start,
+            end,
+            progress=lambda done, total: progress.update(task, completed=done, total=total),
+            say=lambda text: progress.update(task, description=text),
+        )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        await until_signal(work(progress))
+    if report is None:
+        err.print("stopped: what was fetched is stored, and the same command goes on from there")
+        return 130
+    table = Table("instrument", "new", "already there", "unfillable", "missing", "seconds")
+    counts = (report.new, report.there, report.unfillable, report.missing)
+    table.add_row(symbol, *(f"{count:,}" for count in counts), f"{time.monotonic() - started:.1f}")
+    out.print(table)
+    return 1 if report.missing else 0

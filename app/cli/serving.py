@@ -9,7 +9,16 @@ from app.cli.console import LOGGING, load, out, run, settings_options
 
 @click.command("serve")
 @settings_options(
-    "dsn", "host", "port", "pool_size", "max_clients", "stream_flush_ms", "heartbeat_s", "outbox_bytes", *LOGGING
+    "dsn",
+    "host",
+    "port",
+    "pool_size",
+    "max_clients",
+    "stream_flush_ms",
+    "heartbeat_s",
+    "outbox_bytes",
+    "admin_token",
+    *LOGGING,
 )
 def serve_command(**given: Any) -> None:
     """Serve REST, the live stream, the page and the API docs."""

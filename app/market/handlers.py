@@ -9,21 +9,23 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 import msgspec
-from litestar import MediaType, Request, Response, Router, get
+from litestar import MediaType, Request, Response, Router, get, put
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.exceptions import ClientException
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import PathParameter, QueryParameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from app.db import Pool, translated
-from app.errors import InvalidParameter, NothingThere
+from app.errors import InvalidParameter, NothingThere, UnknownSymbol
 from app.market import parameters, store
 from app.market.filling import filled, flat
+from app.market.guard import administrator
 from app.market.intervals import Interval, bucket_of, next_bucket
-from app.market.model import MICROSECOND, Candle, Instrument, Ticker, Trade
+from app.market.model import MICROSECOND, Candle, Feed, Instrument, Ticker, Trade
 from app.market.registry import Registry
 from app.market.store import ALWAYS, NEVER, NO_ID, TOP_ID, Gap, Place, Range
-from app.problems import Problem
+from app.problems import Problem, on_http_exception
 
 CSV: Final = "text/csv"
 FILLS: Final = ("none", "previous")
@@ -81,6 +83,13 @@ class InstrumentList(msgspec.Struct):
     instruments: list[Instrument]
 
 
+class Tracking(msgspec.Struct, forbid_unknown_fields=True):
+    """Whether an instrument is tracked. `feed` says what to take as ticks of a new one; null: as others of its source."""
+
+    tracked: bool
+    feed: Feed | None = None
+
+
 class GapPage(msgspec.Struct):
     """Ranges of trade ids known to be missing, oldest first."""
 
@@ -89,6 +98,8 @@ class GapPage(msgspec.Struct):
     next: str | None
 
 
+ADMIN: Final = "admin"
+"""The name of the security scheme in the OpenAPI document."""
 ERRORS: Final = {
     400: ResponseSpec(Problem, description="A parameter is wrong; `errors` names it.", media_type=MediaType.JSON),
     404: ResponseSpec(Problem, description="No such instrument; `near` lists similar ones.", media_type=MediaType.JSON),
@@ -255,6 +266,39 @@ async def instrument(registry: NamedDependency[Registry], symbol: Symbol) -> Ins
     return registry.find(symbol)
 
 
+def _too_deep(request: Request[Any, Any, Any], _: RecursionError) -> Response[Any]:
+    return on_http_exception(request, ClientException("the body is nested too deeply"))
+
+
+@put(
+    "/instruments/{symbol:str}/tracking",
+    operation_id="setTracking",
+    summary="Switch tracking on or off",
+    guards=[administrator],
+    security=[{ADMIN: []}],
+    exception_handlers={RecursionError: _too_deep},
+    responses={
+        **ERRORS,
+        401: ResponseSpec(Problem, description="The token is absent or wrong.", media_type=MediaType.JSON),
+        403: ResponseSpec(Problem, description="The server has no token.", media_type=MediaType.JSON),
+    },
+)
+async def set_tracking(
+    registry: NamedDependency[Registry], pool: NamedDependency[Pool], symbol: Symbol, data: JSONBody[Tracking]
+) -> Instrument:
+    """The ingesters of the source follow within a second. A new `SOURCE:TICKER` of a known source is added."""
+    wanted = parameters.tracked_symbol_of(registry, symbol, data.feed, tracked=data.tracked)
+    with translated():
+        async with pool.connection() as conn:
+            if data.tracked:
+                found = await store.track(conn, wanted, data.feed)
+            else:
+                found = await store.untrack(conn, wanted)
+    if found is None:
+        raise UnknownSymbol(symbol)
+    return found
+
+
 @get("/gaps/{symbol:str}", operation_id="getGaps", summary="Gaps", responses=ERRORS)
 async def gaps(
     request: Request[Any, Any, State],
@@ -317,7 +361,7 @@ def reject_unknown_parameters(request: Request[Any, Any, Any]) -> None:
     known = {
         getattr(field.kwarg_definition, "name", None) or name
         for name, field in fields
-        if name not in {"request", "registry", "pool", "symbol"}
+        if name not in {"request", "registry", "pool", "symbol", "data"}
     }
     for name in request.query_params:
         if name not in known:
@@ -329,7 +373,7 @@ def reject_unknown_parameters(request: Request[Any, Any, Any]) -> None:
 
 router = Router(
     "/api/v1",
-    route_handlers=[candles, ticks, ticker, price, instruments, instrument, gaps],
+    route_handlers=[candles, ticks, ticker, price, instruments, instrument, set_tracking, gaps],
     before_request=reject_unknown_parameters,
     tags=["market"],
 )

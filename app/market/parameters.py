@@ -1,18 +1,21 @@
 """The parameters of market requests: text in, checked values out, or an InvalidParameter that names the field."""
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Final
 
-from app.errors import InvalidParameter
+from app.errors import InvalidParameter, UnknownSymbol
 from app.market.intervals import Interval
-from app.market.model import from_micros, to_micros
+from app.market.model import Feed, from_micros, to_micros
+from app.market.registry import Registry
 from app.market.store import ALWAYS, NEVER, Place
 from app.market.zones import zone_named
 
 MAX_CANDLES: Final = 5_000
 MAX_TICKS: Final = 10_000
 DEFAULT_LIMIT: Final = 500
+_TICKER: Final = re.compile(r"[A-Z0-9][A-Z0-9._/-]{0,39}")
 _EPOCH_DIGITS: Final = {10: 1_000_000, 13: 1_000, 16: 1}
 
 
@@ -102,3 +105,28 @@ def cursor_of(text: str) -> Place:
 
 def cursor_text(place: Place) -> str:
     return f"{to_micros(place.time)}-{place.trade_id}"
+
+
+def tracked_symbol_of(registry: Registry, text: str, feed: Feed | None, *, tracked: bool) -> str:
+    """The symbol to track, which may be new where its source is not; or one that is known, to track no longer.
+
+    Raises UnknownSymbol for one that is new and not to be tracked, and InvalidParameter for the rest.
+    """
+    if not tracked and feed is not None:
+        raise InvalidParameter("feed", "goes with what is to be tracked")
+    try:
+        known = registry.find(text)
+    except UnknownSymbol:
+        if not tracked:
+            raise
+    else:
+        if feed not in (None, known.feed):
+            raise InvalidParameter("feed", f"is {known.feed} for {known.symbol}; ids of two feeds share no order")
+        return known.symbol
+    source, colon, ticker = text.upper().partition(":")
+    if not colon or not _TICKER.fullmatch(ticker):
+        raise InvalidParameter("symbol", f"{text[:60]!r} is not SOURCE:TICKER, such as BINANCE:BTCUSDT")
+    sources = sorted({instrument.source for instrument in registry.all})
+    if source not in sources:
+        raise InvalidParameter("symbol", f"{source!r} is no source of this market; there are: {', '.join(sources)}")
+    return f"{source}:{ticker}"

@@ -5,10 +5,10 @@ and exclude their end.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
 from psycopg import AsyncConnection, sql
@@ -17,7 +17,7 @@ from psycopg.rows import args_row, scalar_row
 import sql as queries
 from app import db
 from app.market.intervals import STORED, Interval, base_of, bucket_of, next_bucket
-from app.market.model import DAY, MICROSECOND, Candle, Instrument, Ticker, Trade, change_of, day_start, side_of
+from app.market.model import DAY, MICROSECOND, Candle, Feed, Instrument, Ticker, Trade, change_of, day_start, side_of
 
 Connection = AsyncConnection[Any]
 
@@ -54,6 +54,22 @@ async def instruments(conn: Connection) -> list[Instrument]:
     async with conn.cursor(row_factory=args_row(Instrument)) as cursor:
         await cursor.execute(_QUERIES["instruments"])
         return await cursor.fetchall()
+
+
+async def track(conn: Connection, symbol: str, feed: Feed | None) -> Instrument | None:
+    """Have an instrument tracked from now on, adding it where it is new."""
+    return await _instrument(conn, "track", {"symbol": symbol, "feed": feed})
+
+
+async def untrack(conn: Connection, symbol: str) -> Instrument | None:
+    """End the tracking of an instrument; None where there is none."""
+    return await _instrument(conn, "untrack", {"symbol": symbol})
+
+
+async def _instrument(conn: Connection, name: str, values: dict[str, Any]) -> Instrument | None:
+    async with conn.cursor(row_factory=args_row(Instrument)) as cursor:
+        await cursor.execute(_QUERIES[name], values)
+        return await cursor.fetchone()
 
 
 async def candles(
@@ -297,13 +313,17 @@ async def ticker(conn: Connection, instrument: Instrument, now: datetime) -> Tic
 
 
 class Gap(msgspec.Struct, frozen=True):
-    """Trade ids `from_id`..`to_id`, both inclusive, missed between ticks of the two times."""
+    """Trade ids `from_id`..`to_id`, both inclusive, missed between ticks of the two times.
+
+    `reason` tells why an unfillable gap is, and is null for the others.
+    """
 
     from_id: int
     to_id: int
     from_time: datetime
     to_time: datetime
-    state: str
+    state: Literal["open", "filled", "unfillable"]
+    reason: str | None
     opened_at: datetime
     closed_at: datetime | None
 
@@ -314,3 +334,16 @@ async def gaps(conn: Connection, instrument: Instrument, after_id: int, limit: i
     async with conn.cursor(row_factory=args_row(Gap)) as cursor:
         await cursor.execute(_QUERIES["gaps"], values)
         return await cursor.fetchall()
+
+
+async def filled_gaps(
+    conn: Connection, instrument: Instrument, among: Sequence[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """The ids, both ends inclusive, of the gaps that have been filled and touch any of these ranges of ids."""
+    values = {
+        "instrument_id": instrument.id,
+        "from_ids": [from_id for from_id, _ in among],
+        "to_ids": [to_id for _, to_id in among],
+    }
+    cursor = await conn.execute(_QUERIES["filled_gaps"], values)
+    return await cursor.fetchall()

@@ -1,6 +1,6 @@
 """What the stream reads of the past: the market's store over the pool."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
@@ -9,6 +9,7 @@ from app.market import store
 from app.market.intervals import Interval
 from app.market.model import Candle, Instrument, Trade, day_start
 from app.market.store import NEVER, TOP_ID, Place, Range
+from app.stream.ranges import IdRange
 from app.stream.topics import CandlesTopic
 
 
@@ -50,6 +51,12 @@ class StoredHistory:
         """Trades after a place and above an id, ascending by time."""
         async with self._connection() as conn:
             return await store.trades_after(conn, instrument, place, NEVER, limit, after_id)
+
+    async def filled_gaps(self, instrument: Instrument, among: Iterable[IdRange]) -> list[IdRange]:
+        """The gaps that have been filled and touch any of these ranges."""
+        ranges = [*among]
+        async with self._connection() as conn:
+            return [IdRange(*ids) for ids in await store.filled_gaps(conn, instrument, ranges)]
 
     async def _candles(self, topic: CandlesTopic, wanted: Range) -> list[Candle]:
         async with self._connection() as conn:

@@ -18,8 +18,10 @@ from app.errors import DatabaseUnavailable
 from app.market.intervals import bucket_of, next_bucket
 from app.market.model import Candle, Instrument, InstrumentId, Tick, Trade
 from app.market.zones import zone_named
+from app.stream.ranges import IdRange
 from app.stream.subscriber import Subscriber
 from app.stream.topics import CandlesKey, CandlesTopic, Key, Reading, TickerKey, TickerTopic, TradesKey, TradesTopic
+from app.telemetry import Histogram
 
 MAX_CORRECTIONS: Final = 100
 """Corrected candles sent one by one; a wider change sends `reset`, and the client fetches the range."""
@@ -45,6 +47,9 @@ class History(Protocol):
 
     async def day(self, instrument: Instrument) -> tuple[list[Candle], Trade | None]:
         """The minute candles of the last 24 hours, ascending, and the last trade, both of one moment."""
+
+    async def filled_gaps(self, instrument: Instrument, among: Iterable[IdRange]) -> list[IdRange]:
+        """The gaps that have been filled and touch any of these ranges."""
 
 
 class HubCounters(msgspec.Struct):
@@ -74,7 +79,10 @@ class Hub:
         self._topics: dict[InstrumentId, dict[Key, AnyTopic]] = {}
         self._changed: dict[AnyTopic, None] = {}
         self._corrections: dict[CandlesTopic, tuple[datetime, datetime]] = {}
+        self.lag = Histogram()
+        """Seconds from the exchange's time of the last tick of a batch to here, while ticks arrive as committed."""
         self._work = asyncio.Event()
+        self._gaps = 0
 
     # Topics
 
@@ -126,6 +134,8 @@ class Hub:
         self._changed.pop(topic, None)
         if isinstance(topic, CandlesTopic):
             self._corrections.pop(topic, None)
+        elif isinstance(topic, TradesTopic):
+            self._gaps += topic.gaps
         if not topics:
             del self._topics[topic.instrument.id]
 
@@ -142,6 +152,11 @@ class Hub:
     @property
     def topics(self) -> list[AnyTopic]:
         return [topic for topics in self._topics.values() for topic in topics.values()]
+
+    @property
+    def gaps(self) -> int:
+        """Gap events told to all who listened to an instrument's trades, each counted once."""
+        return self._gaps + sum(topic.gaps for topic in self.topics if isinstance(topic, TradesTopic))
 
     # Ticks
 
@@ -164,6 +179,8 @@ class Hub:
             if fresh:
                 newest = fresh[-1]
                 self.last[instrument_id] = (newest.trade_id, newest.time_us)
+                if self.live:
+                    self.lag.observe(max(0.0, self.clock().timestamp() - newest.time_us / 1_000_000))
             topics = self._topics.get(instrument_id)
             if not topics:
                 continue
@@ -188,7 +205,7 @@ class Hub:
         self.counters.late += len(late)
         for topic in topics:
             if isinstance(topic, TradesTopic):
-                topic.add_late(late[0].trade_id, late[-1].trade_id)
+                topic.add_late([tick.trade_id for tick in late])
                 self._changed[topic] = None
         self.touch(late[0].instrument_id, min(t.time for t in late), max(t.time for t in late))
 
@@ -199,6 +216,13 @@ class Hub:
                 self._touch_times(topic, [start, end])
             elif isinstance(topic, TickerTopic):
                 self._need(topic)
+
+    def doubt(self, instrument_id: InstrumentId) -> None:
+        """A gap may have been filled: have the table asked, and tell whoever was told that trades are missing."""
+        topic = self._topics.get(instrument_id, {}).get(TradesKey(instrument_id))
+        if isinstance(topic, TradesTopic) and topic.missing:
+            topic.doubted = True
+            self._work.set()
 
     def _touch_times(self, topic: CandlesTopic, times: list[datetime]) -> None:
         if not times:
@@ -223,10 +247,11 @@ class Hub:
         """Ticks arrive as they are committed, from here on; what was missed before has been published.
 
         Ticks that were stored late in the time between are not among it: past candles may no longer hold, and trades
-        with ids below the last are not told of.
+        with ids below the last are not told of, unless they filled a gap that was.
         """
         for topic in self.topics:
             if isinstance(topic, TradesTopic):
+                self.doubt(topic.instrument.id)
                 continue
             if isinstance(topic, CandlesTopic) and self.began.is_set():
                 topic.reset()
@@ -272,7 +297,8 @@ class Hub:
         """Hand out everything that is new since the last flush."""
         self.counters.flushes += 1
         changed, self._changed = self._changed, {}
-        for topic in changed:
+        # A gap is told before the corrections that it causes.
+        for topic in sorted(changed, key=lambda topic: not isinstance(topic, TradesTopic)):
             self.flush_topic(topic)
 
     def flush_topic(self, topic: AnyTopic) -> None:
@@ -295,6 +321,9 @@ class Hub:
             await asyncio.sleep(READ_PAUSE)
 
     async def _read_round(self) -> None:
+        for doubted in self.topics:
+            if isinstance(doubted, TradesTopic) and doubted.doubted:
+                await self._tell_filled(doubted)
         for stale in self.topics:
             if not isinstance(stale, TradesTopic) and stale.reading.needed:
                 async with stale.reading.lock:
@@ -310,6 +339,18 @@ class Hub:
             if self._corrections.get(topic) is touched:  # else it was touched again, after the reading perhaps
                 del self._corrections[topic]
             self._correct(topic, candles)
+
+    async def _tell_filled(self, topic: TradesTopic) -> None:
+        topic.doubted = False
+        try:
+            filled = await self._history.filled_gaps(topic.instrument, [*topic.missing])
+        except BaseException:
+            topic.doubted = True
+            raise
+        for ids in filled:
+            topic.fill(*ids)
+        # At once: corrections follow.
+        topic.flush()
 
     def _correct(self, topic: CandlesTopic, candles: list[Candle]) -> None:
         self.counters.corrections += len(candles)

@@ -7,7 +7,7 @@ holds above the last id of each instrument that somebody watches, then go live, 
 import asyncio
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import psycopg
@@ -36,6 +36,9 @@ _QUERIES: Final = queries.load("market")
 _TimeUs = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TIME_US)]
 _ticks: Final = msgspec.json.Decoder(list[Tick])
 _ranges: Final = msgspec.json.Decoder(list[tuple[InstrumentId, _TimeUs, _TimeUs]])
+_gaps: Final = msgspec.json.Decoder(
+    list[tuple[InstrumentId, int, int, _TimeUs, _TimeUs, Literal["filled", "unfillable"]]]
+)
 _UNREADABLE: Final = (msgspec.DecodeError, ValueError, ArithmeticError, RecursionError)
 _NEW: Final = (-LEAP - 1, 0)
 """What stands for the last tick of an instrument that has none: whatever comes is a leap."""
@@ -69,7 +72,7 @@ class Listener:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen(self, conn: AsyncConnection[Any]) -> None:
-        await conn.execute("LISTEN ticks; LISTEN corrections; LISTEN instruments; LISTEN caught_up")
+        await conn.execute("LISTEN ticks; LISTEN corrections; LISTEN gaps; LISTEN instruments; LISTEN caught_up")
         instruments = await store.instruments(conn)
         await self._catch_up(conn)
         # Only now: a client that finds a new instrument finds its last id known, too.
@@ -99,6 +102,12 @@ class Listener:
                 case "corrections":
                     for instrument_id, start_us, end_us in _ranges.decode(notification.payload):
                         self._hub.touch(instrument_id, from_micros(start_us), from_micros(end_us))
+                case "gaps":
+                    # What is unfillable stays as it was told: missing, and its candles incomplete.
+                    for instrument_id, _, _, start_us, end_us, state in _gaps.decode(notification.payload):
+                        if state == "filled":
+                            self._hub.doubt(instrument_id)
+                            self._hub.touch(instrument_id, from_micros(start_us), from_micros(end_us))
                 case "caught_up" if notification.pid == conn.info.backend_pid:
                     self._hub.go_live()
                     self.live.set()

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Literal, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 from app.errors import DatabaseUnavailable
 from app.market.model import Instrument, Trade
@@ -98,6 +98,8 @@ class Subscription:
         for start in range(0, len(live), CHUNK_EVENTS):
             subscriber.push(",".join([text for _, text in live[start : start + CHUNK_EVENTS]]))
         subscriber.follow_trades(symbol, live[-1][0] if live else reached)
+        # What the replay found missing may have come before it was told.
+        self._hub.doubt(self.instrument.id)
 
     async def _is_above_all(self, topic: TradesTopic, after_id: int) -> bool:
         if after_id <= topic.last_id:
@@ -121,37 +123,38 @@ class Subscription:
             floor = topic.joined_at
             read = partial(self._history.trades_after, self.instrument, place, after_id, REPLAY_PAGE)
             page = await self._patiently(read)
-            reached = await self._push_page(page, reached)
+            reached = await self._push_page(topic, page, reached)
             if len(page) < REPLAY_PAGE:
                 break
             place = Place(page[-1].time, page[-1].trade_id)
         if floor > reached >= 0 and self.instrument.contiguous_ids:
-            self._subscriber.push(self._gap(reached + 1, floor, "missing"))
+            self._subscriber.push(self._missing(topic, reached + 1, floor))
         return max(floor, reached)
 
-    async def _push_page(self, page: list[Trade], reached: int) -> int:
+    async def _push_page(self, topic: TradesTopic, page: list[Trade], reached: int) -> int:
         ascending = sorted(page, key=lambda trade: trade.trade_id)
         for start in range(0, len(ascending), CHUNK_EVENTS):
             await self._patiently(self._subscriber.room)
             events: list[str] = []
             for trade in ascending[start : start + CHUNK_EVENTS]:
-                events.extend(self._events(trade, reached))
+                events.extend(self._events(topic, trade, reached))
                 reached = max(reached, trade.trade_id)
             self._subscriber.push(",".join(events))
         return reached
 
-    def _events(self, trade: Trade, reached: int) -> list[str]:
+    def _events(self, topic: TradesTopic, trade: Trade, reached: int) -> list[str]:
         trade_id = trade.trade_id
         if trade_id <= reached:
             # Its time lies after that of a higher id.
-            return [self._gap(trade_id, trade_id, "late")]
+            return [encode(GapEvent(self.instrument.symbol, trade_id, trade_id, "late"))]
         event = encode(trade_event(self.instrument.symbol, trade))
         if self.instrument.contiguous_ids and trade_id > reached + 1 and reached >= 0:
-            return [self._gap(reached + 1, trade_id - 1, "missing"), event]
+            return [self._missing(topic, reached + 1, trade_id - 1), event]
         return [event]
 
-    def _gap(self, from_id: int, to_id: int, reason: Literal["missing", "late"]) -> str:
-        return encode(GapEvent(self.instrument.symbol, from_id, to_id, reason))
+    def _missing(self, topic: TradesTopic, from_id: int, to_id: int) -> str:
+        topic.missing.add(from_id, to_id)
+        return encode(GapEvent(self.instrument.symbol, from_id, to_id, "missing"))
 
     async def _patiently(self, step: Callable[[], Awaitable[_T]]) -> _T:
         """Take a step of the joining, again and again while the database is away."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import Final, NamedTuple
 
@@ -24,6 +24,7 @@ from app.market.model import (
 )
 from app.market.rolling import RollingDay
 from app.stream.protocol import CandleEvent, CorrectionEvent, GapEvent, ResetEvent, TickerEvent, TradeEvent, encode
+from app.stream.ranges import IdRanges
 from app.stream.subscriber import Chunk, Subscriber
 
 RING: Final = 4_096
@@ -64,7 +65,10 @@ class Topic:
 
 
 class TradesTopic(Topic):
-    """The live trades of one instrument, and the last 4,096 of them while somebody joins from the table."""
+    """The live trades of one instrument, and the last 4,096 of them while somebody joins from the table.
+
+    Remembers what it told is missing, so that it can tell when that is there.
+    """
 
     def __init__(self, key: TradesKey, instrument: Instrument, last_id: int) -> None:
         super().__init__(instrument)
@@ -73,8 +77,14 @@ class TradesTopic(Topic):
         self.joined_at = last_id
         """While somebody joins: every trade above this id has come by since, or is told of by a gap."""
         self._ring: deque[tuple[int, str]] = deque()
+        self.missing = IdRanges()
+        """What any subscriber was told is missing, and nobody was told has come since."""
+        self.doubted = False
+        """Whether some of what is missing may have come: the table must be asked."""
+        self.gaps = 0
+        """Gap events made for all subscribers."""
         self._pending: list[tuple[int, str]] = []
-        self._late: tuple[int, int] | None = None
+        self._late = IdRanges()
 
     def add(self, ticks: Iterable[Tick]) -> None:
         """Take ticks above the last id, ascending."""
@@ -84,13 +94,24 @@ class TradesTopic(Topic):
             if contiguous and trade_id > self.last_id + 1 and self.last_id >= 0:
                 gap = encode(GapEvent(symbol, self.last_id + 1, trade_id - 1, "missing"))
                 self._pending.append((trade_id - 1, gap))
+                self.missing.add(self.last_id + 1, trade_id - 1)
+                self.gaps += 1
             self._pending.append((trade_id, encode(trade_event(symbol, trade_of(tick)))))
             self.last_id = trade_id
 
-    def add_late(self, from_id: int, to_id: int) -> None:
-        """Trades in this range of ids were stored after higher ones: to be told of by a gap."""
-        known = self._late
-        self._late = (min(from_id, known[0]), max(to_id, known[1])) if known else (from_id, to_id)
+    def add_late(self, ids: Sequence[int]) -> None:
+        """Trades with these ids, ascending, were stored after higher ones: to be told of by a gap."""
+        self._late.add(ids[0], ids[-1])
+        if ids[-1] - ids[0] == len(set(ids)) - 1:
+            self.missing.take(ids[0], ids[-1])
+
+    def fill(self, from_id: int, to_id: int) -> None:
+        """All trades in this range of ids are stored: to be told of by a gap, as far as they were told to be missing.
+
+        Whoever listens is told: a client that came back with `since` had it from its connection before.
+        """
+        for ids in self.missing.take(from_id, to_id):
+            self._late.add(*ids)
 
     def begin_join(self) -> None:
         """Keep trades from now on until `end_join`: whoever reads the table afterwards finds all before them there."""
@@ -115,10 +136,17 @@ class TradesTopic(Topic):
         for start in range(0, len(events), CHUNK_EVENTS):
             self._hand_out(events[start : start + CHUNK_EVENTS])
         if self._late:
-            text = encode(GapEvent(self.instrument.symbol, *self._late, "late"))
-            self._late = None
-            for subscriber in self.subscribers | self.joining:
-                subscriber.push(text)
+            self._tell_late()
+
+    def _tell_late(self) -> None:
+        late, self._late = [*self._late], IdRanges()
+        self.gaps += len(late)
+        text = ",".join([encode(GapEvent(self.instrument.symbol, ids.from_id, ids.to_id, "late")) for ids in late])
+        for subscriber in self.subscribers | self.joining:
+            subscriber.push(text)
+        if self.joining:
+            # Who joins may have it before the trades that were told by then, which say that it is missing.
+            self._keep([(self.last_id, text)])
 
     def _hand_out(self, events: list[tuple[int, str]]) -> None:
         chunk = Chunk(events[0][0], events[-1][0], ",".join([text for _, text in events]), events)

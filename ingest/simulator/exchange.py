@@ -1,7 +1,8 @@
-"""An exchange on localhost that speaks Binance: the demo's market and the tests' opponent.
+"""An exchange on localhost that speaks Binance and Coinbase: the demo's market and the tests' opponent.
 
-Websocket at `/ws`, `/ws/<stream>` and `/stream?streams=`, REST at `/api/v3`, and `/control` to make it misbehave. What
-is truly traded is always readable from its tapes and over REST; `record` tells what was done wrong to the feed.
+One market, told in two ways on one port. Binance: websocket at `/ws`, `/ws/<stream>` and `/stream?streams=`, REST at
+`/api/v3`. Coinbase Exchange: websocket at `/`, REST at `/products`. `/control` makes it misbehave. What is truly traded
+is always readable from its tapes and over REST; `record` tells what was done wrong to the feed.
 """
 
 import asyncio
@@ -16,24 +17,22 @@ import structlog
 from aiohttp import web
 
 from app.errors import OperatorError
-from ingest.simulator import frames
-from ingest.simulator.market import Market
-from ingest.simulator.misbehaviour import Distortion, Misbehaviour, Record
+from ingest.simulator.binance.rest import BinanceRest
+from ingest.simulator.binance.session import BinanceSession
+from ingest.simulator.coinbase.frames import match_frame, product_id
+from ingest.simulator.coinbase.rest import CoinbaseRest
+from ingest.simulator.coinbase.session import CoinbaseSession
+from ingest.simulator.faults import CONTROL, faults
+from ingest.simulator.floor import Floor
+from ingest.simulator.market import SECOND, Market
+from ingest.simulator.misbehaviour import Misbehaviour, Orders, Record
 from ingest.simulator.replay import Replay
-from ingest.simulator.rest import RestApi
 from ingest.simulator.session import Limits, Session, Sessions
-from ingest.simulator.tape import Tape, Trade
+from ingest.simulator.tape import Tape
+from ingest.simulator.wire import Topic
 
 log = structlog.get_logger()
 
-BATCH = 2000
-"""Trades generated and sent before other work gets its turn."""
-SHORTEST_NAP = 0.002
-LONGEST_NAP = 0.1
-MAX_LAG = 60 * frames.SECOND
-"""After a longer pause (a suspended machine) the feed jumps to now, as a real one would have gone on without us."""
-KINDS = ("trade", "aggTrade", "kline_1s", "miniTicker")
-ENCODERS = (("trade", frames.trade_frame), ("aggTrade", frames.aggregate_frame))
 LOG_SHOWN = 100
 
 
@@ -56,14 +55,6 @@ class Address(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class Orders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What can be ordered once: cut every connection, go silent, or close for so many seconds (0: only roll over)."""
-
-    drop: bool = False
-    silence: float | None = None
-    close: float | None = None
-
-
 class Exchange:
     """Markets of `symbols` at `rate` trades a second each, and replays; a replay replaces its symbol's market.
 
@@ -83,44 +74,75 @@ class Exchange:
         clock: Callable[[], int] = lambda: time.time_ns() // 1000,
     ) -> None:
         """OperatorError for a symbol or a rate that cannot be, or when there is nothing to trade."""
-        self.misbehaviour = misbehaviour or Misbehaviour()
-        self.record = Record()
-        self._clock = clock
-        self._tapes: dict[str, Tape] = {symbol: Market(symbol, rate, seed) for symbol in symbols}
-        self._tapes |= {replay.listing.symbol: replay for replay in replays}
-        if not self._tapes:
+        tapes: dict[str, Tape] = {symbol: Market(symbol, rate, seed) for symbol in symbols}
+        tapes |= {replay.listing.symbol: replay for replay in replays}
+        if not tapes:
             raise OperatorError("the simulated exchange has nothing to trade: name a symbol or a file to replay")
-        self._distortions = {symbol: Distortion(symbol, self.record) for symbol in self._tapes}
-        self._wanted = {symbol: asyncio.Event() for symbol in self._tapes}
+        self.record = Record()
+        self._time = clock
+        self._ahead_us = 0
+        self._traded_until_us = 0
         self._sessions = Sessions(limits or Limits(), self.record.counters, self._subscription_changed)
-        self._rest = RestApi(self._tapes, clock, lambda: self.misbehaviour.weight_limit)
+        self._floors = {
+            symbol: Floor(tape, self._sessions, self.record, self._traded_until, lambda: self.misbehaviour)
+            for symbol, tape in tapes.items()
+        }
+        self._floor_of = {topic: floor for floor in self._floors.values() for topic in floor.topics}
+        self._products = {product_id(floor.tape.listing): floor for floor in self._floors.values()}
+        self.misbehave(misbehaviour or Misbehaviour())
         self._failure: asyncio.Future[None] | None = None
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        return tuple(self._tapes)
+        return tuple(self._floors)
 
     @property
     def connections(self) -> int:
         return len(self._sessions.open)
 
     def tape(self, symbol: str) -> Tape:
-        """What is truly traded; LookupError for a symbol that is not."""
-        return self._tapes[symbol]
+        """What is truly traded: without the void ids; LookupError for a symbol that is not."""
+        return self._floors[symbol].tape
 
     def next_id(self, symbol: str) -> int:
         """The id that the symbol's next trade will have."""
-        tape = self._tapes[symbol]
-        return tape.id_at(tape.now_us(self._clock()) + 1)
+        return self._floors[symbol].next_id
 
     def misbehave(self, misbehaviour: Misbehaviour) -> None:
-        """Behave like this from the next trade on."""
+        """Behave like this from the next trade on. OperatorError when it names a symbol that is not traded."""
+        if unknown := misbehaviour.void.keys() - self._floors.keys():
+            raise OperatorError(f"void names {', '.join(sorted(unknown))}, which the exchange does not trade")
         self.misbehaviour = misbehaviour
+        for symbol, floor in self._floors.items():
+            floor.tape.void = misbehaviour.void.get(symbol, ())
 
     def drop_connections(self) -> None:
         """Cut every connection at once, without a close frame."""
         self.record.counters["drop"] += 1
         self._sessions.drop()
+
+    def reset_connections(self) -> None:
+        """Cut every connection at once with RST: what was on its way to a client is lost."""
+        self.record.counters["reset"] += 1
+        self._sessions.reset()
+
+    def freeze(self, seconds: float) -> None:
+        """Stand still as a stopped process does: nothing is sent or answered, then what was missed is sent."""
+        self.record.counters["freeze"] += 1
+        self._sessions.freeze(seconds)
+
+    def set_clock(self, seconds: float) -> None:
+        """Set the clock ahead, or back where negative.
+
+        Ids follow the time. Ahead: the trades of the time between are never sent, but REST has them. Back: nothing is
+        traded, and no id comes twice, until the clock has caught up; what was traded stays so, also in REST.
+        """
+        self.record.counters["clock"] += 1
+        self._traded_until()
+        self._ahead_us += round(seconds * SECOND)
+        if seconds > 0:
+            for floor in self._floors.values():
+                floor.jump()
 
     def go_silent(self, seconds: float) -> None:
         """Send nothing for a while, on connections that stay open; what is traded meanwhile is never sent."""
@@ -138,24 +160,28 @@ class Exchange:
 
         A feed that fails is raised when the block ends; `failed` waits for it.
         """
-        app = web.Application()
-        app.add_routes(self._rest.routes())
+        app = web.Application(middlewares=[faults(self._sessions, lambda: self.misbehaviour, self.record)])
+        tapes = {symbol: floor.tape for symbol, floor in self._floors.items()}
+        binance = BinanceRest(tapes, self._clock, self._traded_until, lambda: self.misbehaviour.weight_limit)
+        app.add_routes(binance.routes())
+        app.add_routes(CoinbaseRest(tapes, self._clock, self._traded_until).routes())
         app.add_routes(
             [
+                web.get("/", self._coinbase),
                 web.get("/ws", self._raw),
                 web.get("/ws/{streams:.*}", self._raw),
                 web.get("/stream", self._combined),
-                web.get("/control", self._control_state),
-                web.post("/control", self._control),
+                web.get(CONTROL, self._control_state),
+                web.post(CONTROL, self._control),
             ]
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
-        feeds = [asyncio.create_task(self._feed(symbol), name=f"exchange-{symbol}") for symbol in self._tapes]
+        feeds = [asyncio.create_task(floor.run(), name=f"exchange-{symbol}") for symbol, floor in self._floors.items()]
         try:
             await _listen(runner, host, port)
             address = Address(host, runner.addresses[0][1])
-            log.info("exchange opened", address=address.http, symbols=len(self._tapes))
+            log.info("exchange opened", address=address.http, symbols=len(self._floors))
             self._failure = asyncio.get_running_loop().create_future()
             for feed in feeds:
                 feed.add_done_callback(self._feed_ended)
@@ -165,6 +191,7 @@ class Exchange:
                 feed.cancel()
             ended = await asyncio.gather(*feeds, return_exceptions=True)
             self._sessions.drop()
+            self._sessions.thaw()
             await runner.cleanup()
             for error in ended:
                 if isinstance(error, Exception):
@@ -180,81 +207,44 @@ class Exchange:
             log.error("exchange feed failed", feed=feed.get_name(), error=repr(feed.exception()))
             self._failure.set_result(None)
 
-    def _subscription_changed(self, stream: str) -> None:
-        symbol = stream.partition("@")[0].upper()
-        if symbol in self._tapes:
-            if any(self._sessions.wanted(f"{symbol.lower()}@{kind}") for kind in KINDS):
-                self._wanted[symbol].set()
-            else:
-                self._wanted[symbol].clear()
+    def _clock(self) -> int:
+        """Microseconds since 1970 on the exchange's clock."""
+        return self._time() + self._ahead_us
 
-    async def _feed(self, symbol: str) -> None:
-        """Send what is due by the clock, again and again: late work is caught up with, so the rate never drifts."""
-        tape, wanted = self._tapes[symbol], self._wanted[symbol]
-        while await wanted.wait():
-            clock_us = self._clock()
-            if isinstance(tape, Replay):
-                tape.begin(clock_us)
-            now = tape.now_us(clock_us)
-            next_id, second, day = tape.id_at(now), now // frames.SECOND, frames.Day(tape)
-            while wanted.is_set():
-                now = tape.now_us(self._clock())
-                due = tape.time_of(next_id)
-                if due is not None and now - due > MAX_LAG * tape.pace:
-                    log.warning("exchange feed jumped", symbol=symbol, seconds=(now - due) // frames.SECOND)
-                    next_id, second = tape.id_at(now), now // frames.SECOND
-                if trades := tape.trades(next_id, BATCH, now):
-                    next_id = trades[-1].id + 1
-                    self._publish_trades(symbol, trades, now)
-                if len(trades) == BATCH:
-                    await asyncio.sleep(0)
-                    continue
-                self._publish_seconds(tape, day, second, now)
-                second = now // frames.SECOND
-                await asyncio.sleep(_nap(tape, next_id, now))
+    def _traded_until(self) -> int:
+        """The latest that the clock has shown: what has been traded stays so when the clock is set back."""
+        self._traded_until_us = max(self._traded_until_us, self._clock())
+        return self._traded_until_us
 
-    def _publish_trades(self, symbol: str, trades: Sequence[Trade], now_us: int) -> None:
-        wanted = [
-            (stream, encode) for kind, encode in ENCODERS if self._sessions.wanted(stream := f"{symbol.lower()}@{kind}")
-        ]
-        if not wanted:
-            return
-        if self._sessions.silent:
-            self.record.counters["silenced"] += len(trades)
-            return
-        sent = self._distortions[symbol].apply(trades, self.misbehaviour)
-        self.record.counters["sent"] += len(sent)
-        for stream, encode in wanted:
-            payloads = [one if isinstance(one, bytes) else encode(symbol, one, now_us) for one in sent]
-            self._sessions.publish(stream, payloads)
+    def _subscription_changed(self, topic: Topic) -> None:
+        if floor := self._floor_of.get(topic):
+            floor.subscription_changed()
 
-    def _publish_seconds(self, tape: Tape, day: frames.Day, since: int, now_us: int) -> None:
-        """The candles and the ticker of the seconds that ended since second `since`."""
-        symbol = tape.listing.symbol.lower()
-        if since == now_us // frames.SECOND:
-            return
-        if self._sessions.wanted(f"{symbol}@kline_1s"):
-            starts = range(since * frames.SECOND, now_us // frames.SECOND * frames.SECOND, frames.SECOND)
-            candles = [frames.kline_frame(tape, start, now_us) for start in starts]
-            self._sessions.publish(f"{symbol}@kline_1s", candles)
-        if self._sessions.wanted(f"{symbol}@miniTicker") and (ticker := day.frame(now_us)):
-            self._sessions.publish(f"{symbol}@miniTicker", [ticker])
+    def _last_match(self, product: str) -> bytes | None:
+        last = self._products[product].last()
+        return match_frame("last_match", product, last) if last else None
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
-        return await self._connect(request, request.match_info.get("streams", ""), combined=False)
+        return await self._binance(request, request.match_info.get("streams", ""), combined=False)
 
     async def _combined(self, request: web.Request) -> web.StreamResponse:
-        return await self._connect(request, request.query.get("streams", ""), combined=True)
+        return await self._binance(request, request.query.get("streams", ""), combined=True)
 
-    async def _connect(self, request: web.Request, names: str, *, combined: bool) -> web.StreamResponse:
+    async def _binance(self, request: web.Request, names: str, *, combined: bool) -> web.StreamResponse:
         streams = [name for name in names.split("/") if "@" in name or "!" in name]
-        if self._sessions.closed:
-            return web.Response(status=503)
         if len(streams) > self._sessions.limits.streams:
             return web.Response(status=400, text=f"at most {self._sessions.limits.streams} streams on a connection")
-        session = Session(self._sessions, request, combined=combined)
+        session = BinanceSession(self._sessions, request, combined=combined)
+        return await self._serve(session, [session.topic(stream) for stream in streams])
+
+    async def _coinbase(self, request: web.Request) -> web.StreamResponse:
+        return await self._serve(CoinbaseSession(self._sessions, request, self._products, self._last_match), [])
+
+    async def _serve(self, session: Session, topics: Sequence[Topic]) -> web.StreamResponse:
+        if self._sessions.closed:
+            return web.Response(status=503)
         life, notice = self.misbehaviour.max_connection_seconds, self.misbehaviour.notice_seconds
-        return await session.serve(streams, life=life, notice=notice, clock=self._clock)
+        return await session.serve(topics, life=life, notice=notice, clock=self._clock)
 
     async def _control_state(self, request: web.Request) -> web.Response:
         return _json(
@@ -263,7 +253,8 @@ class Exchange:
                 "counters": self.record.counters,
                 "deeds": list(self.record.deeds)[-LOG_SHOWN:],
                 "connections": self.connections,
-                "next_ids": {symbol: self.next_id(symbol) for symbol in self._tapes},
+                "next_ids": {symbol: self.next_id(symbol) for symbol in self._floors},
+                "clock_us": self._clock(),
             }
         )
 
@@ -275,13 +266,19 @@ class Exchange:
                 {name: body.pop(name) for name in Orders.__struct_fields__ if name in body}, Orders
             )
             misbehaviour = msgspec.convert(msgspec.structs.asdict(self.misbehaviour) | body, Misbehaviour)
-        except msgspec.DecodeError as error:
+            self.misbehave(misbehaviour)
+        except (msgspec.DecodeError, OperatorError) as error:
             return _json({"code": -1130, "msg": str(error)}, status=400)
-        self.misbehave(misbehaviour)
         if orders.drop:
             self.drop_connections()
+        if orders.reset:
+            self.reset_connections()
         if orders.silence is not None:
             self.go_silent(orders.silence)
+        if orders.freeze is not None:
+            self.freeze(orders.freeze)
+        if orders.clock is not None:
+            self.set_clock(orders.clock)
         if orders.close is not None:
             await self.close_for(orders.close)
         return await self._control_state(request)
@@ -319,14 +316,6 @@ async def _listen(runner: web.AppRunner, host: str, port: int) -> None:
         if error.errno == errno.EADDRINUSE:
             raise OperatorError(f"port {port} on {host} is in use: choose another with --port") from error
         raise OperatorError(f"the exchange cannot listen on {host}:{port}: {error.strerror or error}") from error
-
-
-def _nap(tape: Tape, next_id: int, now_us: int) -> float:
-    """Seconds until the next trade or the end of this second, whichever comes first."""
-    due = (now_us // frames.SECOND + 1) * frames.SECOND
-    if (trade := tape.time_of(next_id)) is not None:
-        due = min(due, trade)
-    return min(LONGEST_NAP, max(SHORTEST_NAP, (due - now_us) / tape.pace / frames.SECOND))
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -101,6 +101,9 @@ class Market:
         self._block = functools.lru_cache(maxsize=4)(self._compute_block)
         self._second = functools.lru_cache(maxsize=4)(self._compute_second)
 
+    def begin(self, clock_us: int) -> None:
+        """A market has always been open."""
+
     def now_us(self, clock_us: int) -> int:
         return clock_us
 
@@ -132,10 +135,12 @@ class Market:
             found.append(trade)
         return found
 
+    def before(self, trade_id: int, limit: int) -> list[Trade]:
+        first = max(FIRST_ID, trade_id - limit)
+        return self.trades(first, trade_id - first)
+
     def latest(self, limit: int, until_us: int) -> list[Trade]:
-        end = self.id_at(until_us + 1)
-        first = max(FIRST_ID, end - limit)
-        return self.trades(first, end - first)
+        return self.before(self.id_at(until_us + 1), limit)
 
     def id_at(self, time_us: int) -> int:
         offset = -((EPOCH_US - time_us) // 1000) * 1000

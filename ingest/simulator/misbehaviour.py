@@ -14,23 +14,10 @@ from ingest.simulator.market import mix
 from ingest.simulator.tape import Trade
 
 Probability = Annotated[float, msgspec.Meta(ge=0, le=1)]
+PROBABILITIES = ("skip", "duplicate", "reorder", "garbage", "rest_failure")
 DeedKind = Literal["skip", "duplicate", "reorder", "garbage"]
 LOG_LENGTH = 100_000
-
-GARBAGE = (
-    b"not json at all",
-    b'{"e":"trade","E":17',
-    b"[]",
-    b"null",
-    b'{"e":"trade"}',
-    b'{"e":"trade","E":0,"s":"NOSUCHSYMBOL","t":1,"p":"1","q":"1","T":0,"m":true,"M":true}',
-    b'{"e":"trade","E":0,"s":"%s","t":"x","p":"1","q":"1","T":1700000000000,"m":true,"M":true}',
-    b'{"e":"trade","E":0,"s":"%s","t":1,"p":"NaN","q":"1","T":1700000000000,"m":true,"M":true}',
-    b'{"e":"trade","E":0,"s":"%s","t":1,"p":"1e400","q":"1","T":1700000000000,"m":true,"M":true}',
-    b'{"e":"trade","E":0,"s":"%s","t":1,"p":"-1","q":"1","T":1700000000000,"m":true,"M":true}',
-    b'{"e":"trade","E":0,"s":"%s","t":1,"p":"1","q":"1","T":99999999999999999999,"m":true,"M":true}',
-)
-"""Frames no parser may take for a trade: broken JSON, wrong shapes, an unknown symbol, impossible numbers."""
+LONGEST_JUMP = 10 * 365 * 86_400.0
 
 
 class Misbehaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -38,8 +25,12 @@ class Misbehaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     `skip`, `duplicate`, `reorder` and `garbage` are probabilities for each trade: it is left out, sent twice, sent
     after `reorder_distance` later ones (one trade at a time), or preceded by a frame of garbage. A connection made
-    from now on lives at most `max_connection_seconds` (0: for ever) and is told `notice_seconds` before its end.
-    `weight_limit` is the request weight that a minute of REST allows.
+    from now on lives at most `max_connection_seconds` (0: for ever) and is told `notice_seconds` before its end, where
+    the venue has such a notice. `weight_limit` is the request weight that a minute of Binance's REST allows.
+    `rest_failure` is the probability that REST answers 503 (the same requests, counted from 0, for the same seed), and
+    `rest_latency_seconds` how long it waits before it answers at all; `/control` is spared both.
+    `void` names, by symbol, spans of ids [first, last] that were never given: such trades are not sent, and no REST has
+    them. A span of ids that were traded already takes them out of REST alone.
     """
 
     skip: Probability = 0.0
@@ -50,14 +41,40 @@ class Misbehaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_connection_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     notice_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     weight_limit: Annotated[int, msgspec.Meta(ge=0)] = 6000
+    rest_failure: Probability = 0.0
+    rest_latency_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    void: dict[str, tuple[tuple[int, int], ...]] = {}
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for field in ("skip", "duplicate", "reorder", "garbage"):
+        for field in PROBABILITIES:
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{field} is a probability, between 0 and 1")
         if self.reorder_distance < 1:
             raise ValueError("reorder_distance is at least 1")
+        if any(first > last or first < 0 for spans in self.void.values() for first, last in spans):
+            raise ValueError("void takes spans of ids, each [first, last]")
+
+
+class Orders(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What can be ordered once, in this order; times are seconds.
+
+    `drop` cuts every websocket with FIN, without a close frame; `reset` with RST, so that what was on its way is lost.
+    `silence`: send nothing, on connections that stay open; what is traded meanwhile is never sent, and REST answers.
+    `freeze`: stand still as a stopped process does. Connections stay open and new ones are accepted, but nothing is
+    sent and nothing answered, REST included, `/control` excepted; then what was missed is sent, if it was not more than
+    a minute. A new freeze takes the place of one that lasts; 0 ends it.
+    `clock`: set the clock ahead, or back where negative. Ids follow the time: ahead, the trades of the time between are
+    never sent, but REST has them; back, nothing is traded, and no id comes twice, until the clock has caught up.
+    `close`: close as after 24 hours, and refuse connections for so long (0: only roll over).
+    """
+
+    drop: bool = False
+    reset: bool = False
+    silence: float | None = None
+    freeze: float | None = None
+    clock: Annotated[float, msgspec.Meta(ge=-LONGEST_JUMP, le=LONGEST_JUMP)] | None = None
+    close: float | None = None
 
 
 class Deed(msgspec.Struct, frozen=True):
@@ -84,8 +101,14 @@ class Record:
         return {deed.trade_id for deed in self.deeds if deed.kind == kind and deed.symbol == symbol}
 
 
+class Garbage(msgspec.Struct, frozen=True):
+    """A place where garbage is sent: each wire form has its own, and `bits` choose one of them."""
+
+    bits: int
+
+
 class Distortion:
-    """Turns a symbol's true trades, in order, into what is sent: trades, and bytes where garbage goes.
+    """Turns a symbol's true trades, in order, into what is sent: trades, and Garbage among them.
 
     One trade at a time is held back by `reorder`, possibly into a later batch.
     """
@@ -97,12 +120,12 @@ class Distortion:
         self._held: Trade | None = None
         self._wait = 0
 
-    def apply(self, trades: Sequence[Trade], misbehaviour: Misbehaviour) -> list[Trade | bytes]:
+    def apply(self, trades: Sequence[Trade], misbehaviour: Misbehaviour) -> list[Trade | Garbage]:
         if not self._held and not (
             misbehaviour.skip or misbehaviour.duplicate or misbehaviour.reorder or misbehaviour.garbage
         ):
             return list(trades)
-        sent: list[Trade | bytes] = []
+        sent: list[Trade | Garbage] = []
         for trade in trades:
             held = self._held
             self._send(trade, misbehaviour, sent)
@@ -112,10 +135,10 @@ class Distortion:
                 self._held = None
         return sent
 
-    def _send(self, trade: Trade, misbehaviour: Misbehaviour, sent: list[Trade | bytes]) -> None:
+    def _send(self, trade: Trade, misbehaviour: Misbehaviour, sent: list[Trade | Garbage]) -> None:
         bits = mix(mix(misbehaviour.seed ^ self._salt) + trade.id)
         if self._falls("garbage", misbehaviour.garbage, bits, 0, trade):
-            sent.append(GARBAGE[bits % len(GARBAGE)].replace(b"%s", self._symbol.encode()))
+            sent.append(Garbage(bits))
         if self._falls("skip", misbehaviour.skip, bits, 16, trade):
             return
         if not self._held and self._falls("reorder", misbehaviour.reorder, bits, 48, trade):

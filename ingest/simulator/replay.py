@@ -71,6 +71,10 @@ class Replay:
         start = bisect.bisect_left(self._ids, from_id)
         return self._shifted(start, min(start + limit, self._played(until_us)))
 
+    def before(self, trade_id: int, limit: int) -> list[Trade]:
+        end = bisect.bisect_left(self._ids, trade_id)
+        return self._shifted(max(0, end - limit), end)
+
     def latest(self, limit: int, until_us: int) -> list[Trade]:
         end = self._played(until_us)
         return self._shifted(max(0, end - limit), end)

@@ -34,9 +34,15 @@ class Tape(Protocol):
     Not for use from two threads at once; two tapes made from the same arguments are equal, so make one for each.
     """
 
-    listing: Listing
-    pace: float
-    """How many of the market's seconds pass in one second of the clock."""
+    @property
+    def listing(self) -> Listing: ...
+
+    @property
+    def pace(self) -> float:
+        """How many of the market's seconds pass in one second of the clock."""
+
+    def begin(self, clock_us: int) -> None:
+        """Somebody wants the trades from now on: a tape that waits for that starts, any other goes on."""
 
     def now_us(self, clock_us: int) -> int:
         """The market's time when the clock shows `clock_us`."""
@@ -46,6 +52,9 @@ class Tape(Protocol):
 
     def trades(self, from_id: int, limit: int, until_us: int = FOREVER) -> list[Trade]:
         """At most `limit` trades, ascending, from `from_id` (inclusive), not later than `until_us` (inclusive)."""
+
+    def before(self, trade_id: int, limit: int) -> list[Trade]:
+        """The `limit` trades next below an id (exclusive), whether they have happened or not, ascending."""
 
     def latest(self, limit: int, until_us: int) -> list[Trade]:
         """The newest `limit` trades not later than `until_us`, ascending."""

@@ -6,33 +6,23 @@ asks for them, and are told apart by their magnitude.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Context, Decimal, Inexact, InvalidOperation
-from typing import Annotated, Generic, Literal, TypeVar
+from decimal import Decimal
+from typing import Generic, Literal, TypeVar
 
 import msgspec
 
-from app.market.model import MAX_DECIMAL_PLACES, MAX_INTEGER_DIGITS, MAX_TIME_US, Feed, InstrumentId, Tick
+from app.market.model import Feed, InstrumentId, Tick
 from ingest.sources import ClosingSoon, GarbageFrame, Parse, Request, RequestRefused, Source
+from ingest.sources.exact import UNDECODABLE, UNSTORABLE, ZERO, Id, micros, tick_of
 
 BASE_URL = "wss://stream.binance.com:9443"
 
 HOUR = 3600.0
-FIRST_TIME_MS = 10**12  # 2001, before any exchange of this kind
-MAX_TIME_MS = MAX_TIME_US // 1000
-ZERO = Decimal(0)
-
-LAST_PLACE = Decimal(1).scaleb(-MAX_DECIMAL_PLACES)
-STORABLE = Context(prec=MAX_INTEGER_DIGITS + MAX_DECIMAL_PLACES, traps=[Inexact, InvalidOperation])
-"""Quantizing to the last place in it raises for whatever the database could not keep exactly."""
 
 OTHER_EVENTS = frozenset(
     {"trade", "aggTrade", "kline", "24hrMiniTicker", "24hrTicker", "1hTicker", "4hTicker", "1dTicker", "avgPrice"}
     | {"blockTrade", "depthUpdate", "executionReport", "outboundAccountPosition"}
 )
-UNDECODABLE = (msgspec.MsgspecError, ArithmeticError, ValueError, RecursionError)
-"""What decoding raises: beside its own errors, bad UTF-8, a decimal beyond all bounds, and arrays nested too deep."""
-
-Id = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 
 class _Event(msgspec.Struct, gc=False):
@@ -165,7 +155,7 @@ def _parser(
         try:
             return ticks_of(event, instrument)
         except ArithmeticError:
-            raise GarbageFrame("price or size is not a number that can be stored exactly") from None
+            raise GarbageFrame(UNSTORABLE) from None
 
     return parse
 
@@ -189,41 +179,20 @@ def _understand(frame: bytes | str, expected: str, error: Exception) -> None:
 
 
 def _trade(trade: _Trade | _AggregateTrade, instrument: InstrumentId) -> Sequence[Tick]:
-    return (_tick(instrument, trade.id, _micros(trade.time), trade.price, trade.size, trade.buyer_is_maker),)
+    return (tick_of(instrument, trade.id, micros(trade.time), trade.price, trade.size, trade.buyer_is_maker),)
 
 
 def _closed_second(kline: _Kline, instrument: InstrumentId) -> Sequence[Tick]:
     candle = kline.candle
     if not candle.closed or candle.interval != "1s":
         return ()
-    time_us = _micros(candle.close_time)
-    return (_tick(instrument, time_us, time_us, candle.close, candle.volume, None),)
+    time_us = micros(candle.close_time)
+    return (tick_of(instrument, time_us, time_us, candle.close, candle.volume, None),)
 
 
 def _quote(ticker: _MiniTicker, instrument: InstrumentId) -> Sequence[Tick]:
-    time_us = _micros(ticker.time)
-    return (_tick(instrument, time_us, time_us, ticker.close, ZERO, None),)
-
-
-def _tick(
-    instrument: InstrumentId, trade_id: int, time_us: int, price: Decimal, size: Decimal, maker: bool | None
-) -> Tick:
-    """A tick fit to be stored; raises ArithmeticError or GarbageFrame otherwise."""
-    if not price > ZERO:
-        raise GarbageFrame("price is not above zero")
-    if size.is_signed() or not size.is_finite():
-        raise GarbageFrame("size is below zero or not finite")
-    price.quantize(LAST_PLACE, None, STORABLE)
-    size.quantize(LAST_PLACE, None, STORABLE)
-    return Tick(instrument, trade_id, time_us, price, size, maker)
-
-
-def _micros(time: int) -> int:
-    if FIRST_TIME_MS <= time < MAX_TIME_MS:
-        return time * 1000
-    if FIRST_TIME_MS * 1000 <= time < MAX_TIME_US:
-        return time
-    raise GarbageFrame(f"time {time} is not between 2001 and 2262")
+    time_us = micros(ticker.time)
+    return (tick_of(instrument, time_us, time_us, ticker.close, ZERO, None),)
 
 
 PARSERS: Mapping[Feed, Parse] = {

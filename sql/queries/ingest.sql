@@ -62,29 +62,6 @@ LEFT JOIN LATERAL (SELECT time FROM market.ticks WHERE instrument_id = wanted.id
           ON true
 GROUP BY wanted.id;
 
--- name: open_gap
-INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time)
-VALUES (%(instrument_id)s, %(from_id)s, %(to_id)s, %(from_time)s, %(to_time)s) ON CONFLICT DO NOTHING;
-
--- name: fill_gaps
--- Closes the open gaps whose ids have all arrived since, by the unique key of ticks, and tells the listeners: candles
--- that a gap touched may be complete now. A row per gap closed.
-WITH filled AS (
-    UPDATE market.gaps AS gap SET state = 'filled', closed_at = now()
-    WHERE state = 'open' AND to_id - from_id + 1 = (
-        SELECT count(*) FROM market.ticks AS tick
-        WHERE tick.instrument_id = gap.instrument_id AND tick.trade_id BETWEEN gap.from_id AND gap.to_id
-          AND tick.time BETWEEN gap.from_time - interval '1 minute' AND gap.to_time + interval '1 minute')
-    RETURNING instrument_id, from_id, to_id, from_time, to_time)
-SELECT instrument_id, from_id, to_id,
-       pg_notify('corrections', json_build_array(json_build_array(instrument_id,
-                 (extract(epoch FROM from_time) * 1000000)::bigint, (extract(epoch FROM to_time) * 1000000)::bigint))::text)
-FROM filled;
-
--- name: try_lock
--- Takes the right to write an instrument, for as long as this connection lives.
-SELECT pg_try_advisory_lock(hashtext('tickwick.instrument'), %(instrument_id)s);
-
 -- name: stale_ranges
 -- What late ticks touched and no refresh has covered, oldest first. At most 10,000 rows.
 SELECT id, instrument_id, from_time, to_time FROM market.stale_ranges ORDER BY id LIMIT 10000;
@@ -116,8 +93,9 @@ CALL refresh_continuous_aggregate({level}, %(start)s::timestamptz, %(end)s::time
 SELECT market.drop_old_ticks();
 
 -- name: engine
--- The engine this database was migrated for. One row.
-SELECT engine FROM ops.engine;
+-- The engine this database was migrated for, and what tells it from every other database. One row.
+SELECT engine, (SELECT system_identifier FROM pg_control_system()) || '-' || oid
+FROM ops.engine, pg_database WHERE datname = current_database();
 
 -- name: add_instrument
 -- Adds an instrument where none has the symbol.
@@ -126,8 +104,16 @@ VALUES (%(source)s, %(ticker)s, %(base)s, %(quote)s, %(price_scale)s, %(feed)s, 
 ON CONFLICT (symbol) DO NOTHING;
 
 -- name: activate_instruments
--- Marks those of a source that are tracked from now on. A row per instrument changed.
-UPDATE market.instruments SET active = true WHERE symbol = ANY(%(symbols)s) AND NOT active;
+-- Has these tracked, but for those whose tracking was switched off while it ran.
+UPDATE market.instruments SET active = true WHERE symbol = ANY(%(symbols)s) AND NOT active AND untracked_at IS NULL;
+
+-- name: describe_instrument
+-- Notes down how the venue lists an instrument that was added without. One row.
+UPDATE market.instruments SET base = %(base)s, quote = %(quote)s, price_scale = %(price_scale)s
+WHERE id = %(id)s AND base IS NULL;
+
+-- name: untrack
+SELECT market.untrack(%(symbol)s);
 
 -- name: instruments
 -- The instruments of some symbols. At most one row each.

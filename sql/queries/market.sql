@@ -6,6 +6,16 @@
 SELECT id, symbol, source, ticker, base, quote, kind, price_scale, feed, contiguous_ids, active
 FROM market.instruments ORDER BY symbol;
 
+-- name: track
+-- Has an instrument tracked, adding it where it is new. One row.
+SELECT id, symbol, source, ticker, base, quote, kind, price_scale, feed, contiguous_ids, active
+FROM market.track(%(symbol)s, %(feed)s);
+
+-- name: untrack
+-- Ends the tracking of an instrument. One row, or none where it is unknown.
+SELECT id, symbol, source, ticker, base, quote, kind, price_scale, feed, contiguous_ids, active
+FROM market.untrack(%(symbol)s);
+
 -- name: nearest_day
 -- The newest (`order` DESC) or oldest (ASC) day of candles in a range, by (instrument_id, bucket). One row or none.
 SELECT bucket FROM market.candles_1d
@@ -120,7 +130,7 @@ FROM market.candles_1m WHERE instrument_id = %(instrument_id)s AND bucket >= %(s
 
 -- name: gaps
 -- The gaps of an instrument, by the primary key, oldest first, after a place. At most `limit` rows.
-SELECT from_id, to_id, from_time, to_time, state, opened_at, closed_at FROM market.gaps
+SELECT from_id, to_id, from_time, to_time, state, reason, opened_at, closed_at FROM market.gaps
 WHERE instrument_id = %(instrument_id)s AND from_id > %(after_id)s AND (%(state)s::text IS NULL OR state = %(state)s)
 ORDER BY from_id LIMIT %(limit)s;
 
@@ -128,3 +138,11 @@ ORDER BY from_id LIMIT %(limit)s;
 -- The times of the gaps that touch a range, and were not filled, by instrument of the primary key. A row per gap.
 SELECT from_time, to_time FROM market.gaps
 WHERE instrument_id = %(instrument_id)s AND state <> 'filled' AND from_time < %(end)s AND to_time >= %(start)s;
+
+-- name: filled_gaps
+-- The gaps of an instrument that have been filled and touch any of the ranges given, which do not overlap, by the
+-- primary key. A row per gap.
+SELECT DISTINCT gap.from_id, gap.to_id
+FROM unnest(%(from_ids)s::bigint[], %(to_ids)s::bigint[]) AS told (from_id, to_id)
+JOIN market.gaps AS gap ON gap.instrument_id = %(instrument_id)s AND gap.state = 'filled'
+     AND gap.from_id <= told.to_id AND gap.to_id >= told.from_id;

@@ -47,18 +47,19 @@ def _ours(db: Database, core: int, other: int) -> float:
         )
         with process(*arguments, core=other, wait_for="ready") as readers:
             before = cpu_seconds(server.pid)
-            _trade(db, instrument_id)
+            trade(db, instrument_id, TICKS)
             assert readers.stdout is not None
             assert readers.stdout.readline().startswith("done")
             used = cpu_seconds(server.pid) - before
     return TICKS * CLIENTS / used
 
 
-def _trade(db: Database, instrument_id: int) -> None:
+def trade(db: Database, instrument_id: int, ticks: int) -> None:
+    """Insert ticks, ids from 1 on, a batch each 10 ms."""
     batch = TICKS_PER_SECOND // 100
     with psycopg.connect(db.writer, autocommit=True) as conn:
         conn.execute("SELECT market.make_room(ARRAY[current_date, current_date + 1])")
-        for start in range(1, TICKS + 1, batch):
+        for start in range(1, ticks + 1, batch):
             due = time.perf_counter() + batch / TICKS_PER_SECOND
             conn.execute(
                 "INSERT INTO market.ticks (time, instrument_id, trade_id, price, size, buyer_is_maker)"

@@ -46,7 +46,7 @@ async def _ingest(db: Database, ticker: str, batch: int) -> tuple[float, float, 
     async with await psycopg.AsyncConnection.connect(db.writer, autocommit=True) as conn:
         found = await instruments.by_symbol(conn, [f"BENCH:{ticker}"])
     writer = Writer(
-        db.writer, {i.id: i for i in found}, flush_ticks=batch, flush_seconds=0.01, buffer_ticks=Settings().buffer_ticks
+        db.writer, "BENCH", "trade", flush_ticks=batch, flush_seconds=0.01, buffer_ticks=Settings().buffer_ticks
     )
     feed = Feed(binance("trade", address), {i.ticker: i.id for i in found}, writer.push, writer.room)
     tasks = [asyncio.create_task(writer.run())]

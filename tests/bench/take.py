@@ -19,7 +19,8 @@ async def main(dsn: str, address: str, symbol: str) -> None:
         found = await instruments.by_symbol(conn, [symbol])
     writer = Writer(
         dsn,
-        {i.id: i for i in found},
+        "BENCH",
+        "trade",
         flush_ticks=settings.flush_ticks,
         flush_seconds=settings.flush_ms / 1000,
         buffer_ticks=settings.buffer_ticks,

@@ -1,5 +1,6 @@
 """Batches into the database: each tick once, none lost to a bad neighbour, announced whole and in order."""
 
+import asyncio
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -241,3 +242,15 @@ async def test_ticks_about_as_old_as_those_dropped_are_refused(database: Databas
     written = await write(database, ticks, ticks, quiet=True)
     assert written == [Written(9, 0, 3), Written(0, 9, 3)]
     assert stored(database, instrument) == ticks[:9]
+
+
+@pytest.mark.engines("postgres")
+async def test_two_who_make_room_for_the_same_day_at_once_both_find_it(database: Database) -> None:
+    """Regression: the second looked in a stale cache once it had the lock, and failed on the first's partition."""
+    for day in range(1, 21):
+        async with connected(database) as one, connected(database) as two:
+            query, days = "SELECT market.make_room(%s::date[])", ([f"2020-01-{day:02}"],)
+            for conn in (one, two):
+                await conn.execute("SELECT to_regclass('market.ticks_202001' || %s)", (f"{day:02}",))
+            await asyncio.gather(one.execute(query, days), two.execute(query, days))
+    assert database.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'market.ticks'::regclass") == [(20,)]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+import sql as queries
 from app import db
 from app.market import store as market
 from app.market.candles import CandleSeries
@@ -16,6 +17,7 @@ from ingest.instruments import last_stored
 from ingest.refresher import Refresher
 from ingest.sequence import Sequence
 from tests.databases import Database
+from tests.integration.test_plans import touched
 from tests.integration.ticks import NOON, add_instrument, connected, heard, listening, series, settle, store, tick
 
 MINUTE = timedelta(minutes=1)
@@ -66,13 +68,13 @@ async def test_gap_that_is_filled_is_told_to_the_listeners_as_far_as_it_reaches(
     ticks = series(instrument, 10, step=60)
     known = [*ticks[:3], *ticks[6:]]
     holes, _ = Sequence({instrument.id: None}).observe(known)
-    async with connected(database) as conn, listening(database, "corrections") as listener:
+    async with connected(database) as conn, listening(database, "gaps") as listener:
         await TickTable(conn).write(known, holes=holes)
         refresher = Refresher(conn, database.engine)
         await TickTable(conn).write(ticks, quiet=True)
         await refresher.fill_gaps()
         (told,) = await heard(listener)
-        assert json.loads(told) == [[instrument.id, ticks[2].time_us, ticks[6].time_us]]
+        assert json.loads(told) == [[instrument.id, 4, 6, ticks[2].time_us, ticks[6].time_us, "filled"]]
         await refresher.settle()
     assert all(candle.complete for candle in await read(database, instrument))
 
@@ -88,3 +90,29 @@ async def test_last_stored_tells_the_time_of_the_last_tick_itself(database: Data
             other.id: (5, to_micros(NOON - timedelta(days=3))),
             empty.id: None,
         }
+
+
+async def test_filling_gaps_looks_at_open_ones_alone_and_at_no_more_ticks_than_lie_about_them(
+    database: Database,
+) -> None:
+    instrument = await add_instrument(database)
+    ticks = series(instrument, 3000, step=60)
+    await store(database, ticks, quiet=True)
+    database.execute(
+        "INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time, state, closed_at)"
+        " SELECT %s, n, n, %s, %s, 'filled', now() FROM generate_series(1, 5000) AS n",
+        (instrument.id, NOON, NOON),
+    )
+    database.execute(
+        "INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time)"
+        " VALUES (%s, 100, 102, %s, %s), (%s, 2999, 3001, %s, %s)",
+        (instrument.id, ticks[98].time, ticks[102].time) + (instrument.id, ticks[2997].time, ticks[2999].time),
+    )
+    database.execute("VACUUM ANALYZE market.gaps, market.ticks")
+    fill_gaps = queries.load("gaps")["fill_gaps"]
+    with database.connect() as conn:
+        ((explained,),) = conn.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {fill_gaps}").fetchall()
+    rows, _ = touched(explained[0]["Plan"])
+    assert rows <= 100
+    open_left = "SELECT from_id FROM market.gaps WHERE state = 'open'"
+    assert database.execute(open_left) == [(2999,)]

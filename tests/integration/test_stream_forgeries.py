@@ -29,6 +29,10 @@ def market(any_database: Database) -> Iterator[Market]:
     [
         ("corrections", "[[{0},-99999999999999999,99999999999999999]]"),
         ("corrections", f"[[{{0}},0,{10**30}]]"),
+        ("gaps", '[[{0},1,2,0,-1,"filled"]]'),
+        ("gaps", '[[{0},1,2,0,1,"open"]]'),
+        ("gaps", "[[{0},1,2,0,1]]"),
+        ("gaps", f'[[{{0}},1,2,0,{10**30},"filled"]]'),
         ("ticks", f'[[{{0}},2,{10**18},"1","1",true]]'),
         ("ticks", f'[[{{0}},2,{NOW},"NaN","1",true]]'),
         ("ticks", f'[[{{0}},2,{NOW},"Infinity","1",true]]'),

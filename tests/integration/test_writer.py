@@ -10,7 +10,7 @@ import pytest
 
 from app.embedded import Server
 from app.errors import DatabaseRefused
-from app.market.model import Instrument, Tick
+from app.market.model import Feed, Tick
 from ingest.refresher import Refresher
 from ingest.writer import Writer
 from tests.databases import Database
@@ -19,9 +19,9 @@ from tests.integration.ticks import add_instrument, connected, decoded, heard, l
 LONG = 60.0
 
 
-def make(database: Database, *instruments: Instrument, **options: Any) -> Writer:
+def make(database: Database, feed: Feed = "trade", **options: Any) -> Writer:
     given: dict[str, Any] = {"flush_ticks": 100, "flush_seconds": 0.01, "buffer_ticks": 10_000, **options}
-    return Writer(database.writer, {instrument.id: instrument for instrument in instruments}, **given)
+    return Writer(database.writer, "SIM", feed, **given)
 
 
 @asynccontextmanager
@@ -44,7 +44,7 @@ async def until(condition: Callable[[], object], seconds: float = 15) -> None:
 async def test_writer_flushes_a_full_batch_without_waiting_for_its_age(database: Database) -> None:
     instrument = await add_instrument(database)
     ticks = series(instrument, 100)
-    writer = make(database, instrument, flush_seconds=LONG)
+    writer = make(database, flush_seconds=LONG)
     async with running(writer):
         assert writer.push(ticks)
         await until(lambda: writer.counters.stored == 100, 10)
@@ -54,7 +54,7 @@ async def test_writer_flushes_a_full_batch_without_waiting_for_its_age(database:
 
 async def test_writer_flushes_what_has_waited_long_enough(any_database: Database) -> None:
     instrument = await add_instrument(any_database)
-    writer = make(any_database, instrument, flush_ticks=1_000_000)
+    writer = make(any_database, flush_ticks=1_000_000)
     async with running(writer):
         for number in range(3):
             writer.push([tick(instrument, number)])
@@ -64,7 +64,7 @@ async def test_writer_flushes_what_has_waited_long_enough(any_database: Database
 
 async def test_writer_holds_a_small_batch_back_until_its_age(any_database: Database) -> None:
     instrument = await add_instrument(any_database)
-    writer = make(any_database, instrument, flush_seconds=LONG)
+    writer = make(any_database, flush_seconds=LONG)
     async with running(writer):
         await writer.ready.wait()
         writer.push(series(instrument, 99))
@@ -76,7 +76,7 @@ async def test_writer_holds_a_small_batch_back_until_its_age(any_database: Datab
 async def test_writer_that_is_stopped_stores_all_that_was_pushed_and_returns(any_database: Database) -> None:
     instrument = await add_instrument(any_database)
     ticks = series(instrument, 1050)
-    writer = make(any_database, instrument, flush_seconds=LONG)
+    writer = make(any_database, flush_seconds=LONG)
     async with running(writer) as task:
         writer.push(ticks)
         writer.stop()
@@ -86,7 +86,8 @@ async def test_writer_that_is_stopped_stores_all_that_was_pushed_and_returns(any
 
 
 async def test_writer_that_is_stopped_idle_returns(any_database: Database) -> None:
-    writer = make(any_database, await add_instrument(any_database))
+    await add_instrument(any_database)
+    writer = make(any_database)
     async with running(writer) as task:
         await writer.ready.wait()
         writer.stop()
@@ -96,7 +97,7 @@ async def test_writer_that_is_stopped_idle_returns(any_database: Database) -> No
 async def test_writer_whose_connection_is_ended_loses_nothing_and_repeats_nothing(database: Database) -> None:
     instrument = await add_instrument(database)
     ticks = series(instrument, 3000)
-    writer = make(database, instrument, flush_ticks=50)
+    writer = make(database, flush_ticks=50)
     async with listening(database, "ticks") as listener, running(writer):
         await writer.ready.wait()
         for begin in range(0, 3000, 300):
@@ -115,7 +116,7 @@ async def test_writer_keeps_ticks_while_the_server_is_stopped_and_stores_them_on
 ) -> None:
     instrument = await add_instrument(any_database)
     ticks = series(instrument, 600)
-    writer = make(any_database, instrument)
+    writer = make(any_database)
     async with running(writer):
         writer.push(ticks[:200])
         await until(lambda: writer.counters.stored == 200)
@@ -135,7 +136,7 @@ async def test_writer_drops_the_newest_while_the_server_is_stopped_counts_them_a
 ) -> None:
     instrument = await add_instrument(any_database)
     ticks = series(instrument, 500)
-    writer = make(any_database, instrument, buffer_ticks=100)
+    writer = make(any_database, buffer_ticks=100)
     async with running(writer):
         writer.push(ticks[:50])
         await until(lambda: writer.depth == 0 and writer.counters.stored == 50)
@@ -144,7 +145,7 @@ async def test_writer_drops_the_newest_while_the_server_is_stopped_counts_them_a
         await until(lambda: not writer.counters.connected)
         for begin in range(60, 400, 20):
             assert writer.push(ticks[begin : begin + 20])
-        assert writer.counters.overflowed == 400 - 160
+        assert writer.backlog.refused == 400 - 160
         await asyncio.to_thread(any_server.start)
         await until(lambda: writer.depth == 0, 30)
         writer.push(ticks[400:])
@@ -157,7 +158,7 @@ async def test_writer_drops_the_newest_while_the_server_is_stopped_counts_them_a
 async def test_push_onto_a_full_buffer_asks_to_wait_for_room(any_database: Database) -> None:
     instrument = await add_instrument(any_database)
     ticks = series(instrument, 500)
-    writer = make(any_database, instrument, buffer_ticks=200, flush_seconds=LONG)
+    writer = make(any_database, buffer_ticks=200, flush_seconds=LONG)
     async with running(writer):
         await writer.ready.wait()
         assert writer.push(ticks[:99])
@@ -168,12 +169,12 @@ async def test_push_onto_a_full_buffer_asks_to_wait_for_room(any_database: Datab
         writer.stop()
         await until(lambda: writer.depth == 0)
     assert stored(any_database, instrument) == ticks
-    assert writer.counters.overflowed == 0
+    assert writer.backlog.refused == 0
 
 
 async def test_room_is_given_when_the_database_is_lost(any_database: Database) -> None:
     instrument = await add_instrument(any_database)
-    writer = make(any_database, instrument, buffer_ticks=200)
+    writer = make(any_database, buffer_ticks=200)
     async with running(writer):
         await writer.ready.wait()
         # Whatever the writer does, the lock on the table keeps it from having room.
@@ -187,37 +188,43 @@ async def test_room_is_given_when_the_database_is_lost(any_database: Database) -
     assert writer.counters.stored == 300
 
 
-async def test_standby_takes_over_when_the_first_writer_dies_and_writes_nothing_before(database: Database) -> None:
+async def test_standby_takes_over_when_the_owner_dies(database: Database) -> None:
     instrument = await add_instrument(database)
     ticks = series(instrument, 400)
-    first, standby = make(database, instrument), make(database, instrument)
+    first, standby = make(database), make(database)
     async with running(first) as writing:
         await first.ready.wait()
         async with running(standby):
             first.push(ticks[:200])
             await until(lambda: first.counters.stored == 200)
-            standby.push(ticks[150:300])
+            await until(lambda: standby.counters.connected)
             assert not standby.ready.is_set()
+            assert not standby.following
             writing.cancel()
             await asyncio.wait([writing])
             await asyncio.wait_for(standby.ready.wait(), 10)
-            standby.push(ticks[300:])
+            standby.push(ticks[150:])
             await until(lambda: standby.depth == 0)
     assert stored(database, instrument) == ticks
     assert standby.counters.duplicate == 50
     assert database.execute("SELECT count(*) FROM market.gaps") == [(0,)]
 
 
-async def test_writers_of_overlapping_instruments_never_wait_for_each_other_both(any_database: Database) -> None:
-    one, two = await add_instrument(any_database, "ONE"), await add_instrument(any_database, "TWO")
-    first, second = make(any_database, one, two), make(any_database, two, one)
-    async with running(first) as task, running(second) as other:
-        both = [asyncio.create_task(writer.ready.wait()) for writer in (first, second)]
-        done, _ = await asyncio.wait(both, timeout=10, return_when=asyncio.FIRST_COMPLETED)
-        assert len(done) == 1
-        (task if both[0] in done else other).cancel()
-        await asyncio.wait(both, timeout=10)
-        assert all(ready.done() for ready in both)
+async def test_ticks_of_an_instrument_that_another_owns_are_stored_unannounced(database: Database) -> None:
+    instrument = await add_instrument(database)
+    ticks = series(instrument, 20)
+    owner, other = make(database), make(database)
+    async with running(owner), running(other), listening(database, "ticks") as listener:
+        await owner.ready.wait()
+        await until(lambda: other.counters.connected)
+        owner.push(ticks[:10])
+        await until(lambda: owner.counters.stored == 10)
+        other.push(ticks[5:])
+        await until(lambda: other.counters.stored == 10)
+        assert decoded(await heard(listener)) == ticks[:10]
+    assert stored(database, instrument) == ticks
+    assert other.counters.duplicate == 5
+    assert database.execute("SELECT count(*) > 0 FROM market.stale_ranges") == [(True,)]
 
 
 async def test_writer_goes_on_from_the_last_id_of_each_instrument(database: Database) -> None:
@@ -225,7 +232,7 @@ async def test_writer_goes_on_from_the_last_id_of_each_instrument(database: Data
     one, two = await add_instrument(database, "ONE"), await add_instrument(database, "TWO")
     await store(database, series(one, 10, datetime(2024, 5, 1, tzinfo=UTC), first_id=1))
     await store(database, series(two, 10, first_id=5001))
-    writer = make(database, one, two)
+    writer = make(database)
     async with running(writer):
         writer.push([*series(one, 5, datetime(2024, 6, 1, tzinfo=UTC), first_id=11), tick(two, 5013)])
         await until(lambda: writer.counters.stored == 6)
@@ -236,7 +243,7 @@ async def test_writer_takes_the_highest_id_though_its_minute_is_not_the_newest(a
     instrument = await add_instrument(any_database)
     noon = datetime(2024, 5, 1, 12, tzinfo=UTC)
     await store(any_database, [tick(instrument, 8, noon - timedelta(milliseconds=1)), tick(instrument, 7, noon)])
-    writer = make(any_database, instrument)
+    writer = make(any_database)
     async with running(writer):
         writer.push([tick(instrument, 9, noon + timedelta(seconds=1))])
         await until(lambda: writer.counters.stored == 1)
@@ -247,7 +254,7 @@ async def test_gap_is_filled_once_all_its_ticks_have_come(database: Database) ->
     instrument = await add_instrument(database)
     ticks = series(instrument, 30)
     late = asyncio.Event()
-    writer = make(database, instrument, came_late=late.set)
+    writer = make(database, came_late=late.set)
     async with running(writer), connected(database) as conn:
         refresher = Refresher(conn, database.engine)
         writer.push(ticks[:10] + ticks[20:])
@@ -266,7 +273,7 @@ async def test_gap_is_filled_once_all_its_ticks_have_come(database: Database) ->
 
 async def test_writer_opens_no_gap_where_ids_are_not_contiguous(any_database: Database) -> None:
     instrument = await add_instrument(any_database, feed="quote", contiguous_ids=False)
-    writer = make(any_database, instrument)
+    writer = make(any_database)
     async with running(writer):
         writer.push([tick(instrument, 1), tick(instrument, 100), tick(instrument, 50)])
         await until(lambda: writer.counters.stored == 3)
@@ -276,7 +283,7 @@ async def test_writer_opens_no_gap_where_ids_are_not_contiguous(any_database: Da
 async def test_writer_counts_refused_and_repeated_ticks(database: Database) -> None:
     instrument = await add_instrument(database)
     ticks: list[Tick] = [*series(instrument, 5), *series(instrument, 5), tick(instrument, 6, price="0")]
-    writer = make(database, instrument, flush_seconds=LONG)
+    writer = make(database, flush_seconds=LONG)
     async with running(writer):
         writer.push(ticks)
         writer.stop()
@@ -287,9 +294,7 @@ async def test_writer_counts_refused_and_repeated_ticks(database: Database) -> N
 
 async def test_writer_without_rights_ends_with_a_sentence(any_database: Database) -> None:
     instrument = await add_instrument(any_database)
-    writer = Writer(
-        any_database.reader, {instrument.id: instrument}, flush_ticks=1, flush_seconds=0.01, buffer_ticks=1000
-    )
+    writer = Writer(any_database.reader, "SIM", "trade", flush_ticks=1, flush_seconds=0.01, buffer_ticks=1000)
     writer.push([tick(instrument, 1)])
     with pytest.raises(DatabaseRefused, match="permission denied"):
         await asyncio.wait_for(writer.run(), 10)

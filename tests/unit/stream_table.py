@@ -1,7 +1,7 @@
 """A table in memory that stands for the database in tests of the hub: what the stream reads of the past."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
@@ -10,6 +10,7 @@ from app.market.candles import OpenCandle
 from app.market.intervals import Interval, bucket_of, next_bucket
 from app.market.model import Candle, Instrument, InstrumentId, Tick, Trade, day_start, from_micros, to_micros
 from app.market.store import Place
+from app.stream.ranges import IdRange
 from app.stream.topics import CandlesTopic, trade_of
 
 START = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
@@ -61,6 +62,7 @@ class Table:
 
     def __init__(self) -> None:
         self.ticks: list[Tick] = []
+        self.filled: list[IdRange] = []
         self.now = START
         self.pause = 1
         self.readings = 0
@@ -92,6 +94,17 @@ class Table:
     async def trades_after(self, of: Instrument, place: Place, after_id: int, limit: int) -> list[Trade]:
         own = sorted(await self._own(of), key=lambda t: (t.time_us, t.trade_id))
         return [trade_of(t) for t in own if (t.time, t.trade_id) > place and t.trade_id > after_id][:limit]
+
+    async def filled_gaps(self, of: Instrument, among: Iterable[IdRange]) -> list[IdRange]:
+        told = [*among]
+        for _ in range(self.pause):
+            await asyncio.sleep(0)
+        if self.failure:
+            raise self.failure
+        found = [gap for gap in self.filled if any(gap.from_id <= b and gap.to_id >= a for a, b in told)]
+        for _ in range(self.pause):
+            await asyncio.sleep(0)
+        return found
 
     async def _candles(self, topic: CandlesTopic) -> list[Candle]:
         own = await self._own(topic.instrument)

@@ -296,11 +296,11 @@ async def test_track_and_untrack_change_the_live_subscription(venue: Venue) -> N
     async with running(venue) as run:
         peer = await venue.arrival()
         await peer.requests.get()
-        await run.feed.track("ETHUSDT", InstrumentId(2))
+        await run.feed.track({"ETHUSDT": InstrumentId(2)})
         assert (await peer.requests.get())["params"] == ["ethusdt@trade"]
         await peer.trade(1, "ETHUSDT")
         await run.sink.until(lambda ids: ids == [1], 2)
-        await run.feed.untrack("BTCUSDT")
+        await run.feed.untrack({"BTCUSDT"})
         request = await peer.requests.get()
         assert (request["method"], request["params"]) == ("UNSUBSCRIBE", ["btcusdt@trade"])
         await peer.send(trade_frame(5, "BTCUSDT"))
@@ -313,7 +313,7 @@ async def test_track_and_untrack_change_the_live_subscription(venue: Venue) -> N
 async def test_tracked_ticker_is_subscribed_again_after_a_reconnect(venue: Venue) -> None:
     async with running(venue) as run:
         first = await venue.arrival()
-        await run.feed.track("ETHUSDT", InstrumentId(2))
+        await run.feed.track({"ETHUSDT": InstrumentId(2)})
         first.abort()
         second = await venue.arrival()
         assert second.streams == {"btcusdt@trade", "ethusdt@trade"}
@@ -321,10 +321,10 @@ async def test_tracked_ticker_is_subscribed_again_after_a_reconnect(venue: Venue
 
 async def test_track_opens_a_connection_and_untrack_of_the_last_closes_it(venue: Venue) -> None:
     async with running(venue, ()) as run:
-        await run.feed.track("BTCUSDT", ONE)
+        await run.feed.track({"BTCUSDT": ONE})
         peer = await venue.arrival()
         assert run.feed.counters.connected
-        await run.feed.untrack("BTCUSDT")
+        await run.feed.untrack({"BTCUSDT"})
         assert await asyncio.wait_for(peer.closed, 5) == 1000
         assert not run.feed.counters.connected
 

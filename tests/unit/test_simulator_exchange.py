@@ -13,8 +13,9 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
+from ingest.simulator.binance.frames import GARBAGE
 from ingest.simulator.exchange import Address, Exchange
-from ingest.simulator.misbehaviour import GARBAGE, Misbehaviour
+from ingest.simulator.misbehaviour import Misbehaviour
 from ingest.simulator.replay import Replay
 from ingest.simulator.session import Limits
 

@@ -1,24 +1,29 @@
+from typing import Any
+
 import msgspec
 import pytest
 
+from ingest.simulator.binance import frames as binance
+from ingest.simulator.coinbase import frames as coinbase
+from ingest.simulator.listing import listing
 from ingest.simulator.market import Market
-from ingest.simulator.misbehaviour import GARBAGE, Distortion, Misbehaviour, Record
+from ingest.simulator.misbehaviour import Distortion, Garbage, Misbehaviour, Record
 from ingest.simulator.tape import Trade
 
 TRADES = Market("BTCUSDT").trades(1000, 4000)
 ALL = [trade.id for trade in TRADES]
 
 
-def distort(misbehaviour: Misbehaviour, batch: int = len(TRADES)) -> tuple[list[Trade | bytes], Record]:
+def distort(misbehaviour: Misbehaviour, batch: int = len(TRADES)) -> tuple[list[Trade | Garbage], Record]:
     record = Record()
     distortion = Distortion("BTCUSDT", record)
-    sent: list[Trade | bytes] = []
+    sent: list[Trade | Garbage] = []
     for start in range(0, len(TRADES), batch):
         sent += distortion.apply(TRADES[start : start + batch], misbehaviour)
     return sent, record
 
 
-def ids(sent: list[Trade | bytes]) -> list[int]:
+def ids(sent: list[Trade | Garbage]) -> list[int]:
     return [one.id for one in sent if isinstance(one, Trade)]
 
 
@@ -55,10 +60,10 @@ def test_distortion_reorder_sends_a_trade_after_later_ones(distance: int) -> Non
 
 def test_distortion_garbage_comes_beside_the_true_trades() -> None:
     sent, record = distort(Misbehaviour(garbage=0.2))
-    garbage = [one for one in sent if isinstance(one, bytes)]
+    garbage = [one for one in sent if isinstance(one, Garbage)]
     assert ids(sent) == ALL
     assert len(garbage) == record.counters["garbage"]
-    assert len(set(garbage)) == len(GARBAGE)
+    assert len({one.bits % 11 for one in garbage}) == 11, "each kind of garbage comes"
 
 
 @pytest.mark.parametrize("field", ["skip", "duplicate", "reorder", "garbage"])
@@ -73,7 +78,21 @@ def test_distortion_is_the_same_however_trades_are_batched_and_other_for_another
     assert distort(wild)[0] != distort(msgspec.structs.replace(wild, seed=2))[0]
 
 
-@pytest.mark.parametrize("wrong", [{"skip": 1.1}, {"garbage": -0.1}, {"reorder_distance": 0}])
-def test_misbehaviour_that_cannot_be_is_refused(wrong: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [{"skip": 1.1}, {"garbage": -0.1}, {"reorder_distance": 0}, {"rest_failure": 2}, {"void": {"BTCUSDT": ((5, 4),)}}],
+)
+def test_misbehaviour_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Misbehaviour(**wrong)  # type: ignore[arg-type]
+        Misbehaviour(**wrong)
+
+
+@pytest.mark.parametrize("venue", [binance, coinbase])
+def test_garbage_in_a_form_takes_the_place_of_no_trade(venue: Any) -> None:
+    listed = listing("BTCUSDT")
+    for form in venue.trade_forms(listed).values():
+        kinds = [Garbage(bits) for bits in range(len(form.garbage))]
+        payloads = form.payloads([kinds[0], TRADES[0], *kinds[1:]], TRADES[0].time_us)
+        assert payloads.pop(1) == form.encode(TRADES[0], TRADES[0].time_us)
+        assert payloads == list(form.garbage)
+        assert not any(b"%s" in frame for frame in payloads)

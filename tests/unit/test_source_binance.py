@@ -1,8 +1,8 @@
 """Binance's frames: what they become, and what is refused."""
 
 import json
-from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.market.model import InstrumentId, Tick, tick_problem
-from ingest.sources import ClosingSoon, GarbageFrame, RequestRefused
+from app.market.model import Feed, InstrumentId, Tick
+from ingest.sources import ClosingSoon, GarbageFrame, History, RequestRefused
 from ingest.sources.binance import PARSERS, binance
+from ingest.sources.binance_rest import binance_history
+from tests.unit.hostile import BROKEN, altered, damaged, encode, values
+from tests.unit.hostile import check as check_one
 
 RECORDING = Path(__file__).parents[1] / "recordings" / "binance_spot.jsonl"
 BTC = InstrumentId(7)
@@ -199,17 +202,6 @@ def test_unknown_feed_is_refused() -> None:
         binance("quote")
 
 
-numbers = st.sampled_from(["0", "-0", "1E-18", "NaN", "-NaN", "sNaN", "Infinity", "1e5", "1_0", " 1", "9" * 40, "."])
-values = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(),
-    st.floats(allow_nan=False),
-    st.text(),
-    numbers,
-    st.decimals().map(str),
-    st.lists(st.integers(), max_size=2),
-)
 KEYS = ["e", "E", "s", "t", "a", "p", "q", "T", "m", "c", "k", "x", "i", "v", "id", "result", "error", "code", "msg"]
 EVENTS: dict[str, dict[str, Any]] = {
     "trade": TRADE,
@@ -222,11 +214,7 @@ EVENTS: dict[str, dict[str, Any]] = {
 def check(frame: bytes | str) -> None:
     """Any parser answers any frame with ticks fit to be stored, or one of its three exceptions."""
     for parse in PARSERS.values():
-        try:
-            ticks = parse(frame, IDS)
-        except (GarbageFrame, ClosingSoon, RequestRefused):
-            continue
-        assert [tick_problem(tick) for tick in ticks] == [None] * len(ticks)
+        check_one(partial(parse, frame, IDS))
 
 
 @given(st.one_of(st.binary(), st.text()))
@@ -242,10 +230,40 @@ def test_any_altered_event_gives_ticks_or_a_known_exception(feed: str, changes: 
     check(json.dumps({"stream": "x", "data": event} if wrapped else event))
 
 
-@given(st.sampled_from(RECORDING.read_bytes().splitlines()), st.data())
-def test_any_damaged_recording_gives_ticks_or_a_known_exception(frame: bytes, data: st.DataObject) -> None:
-    at = data.draw(st.integers(0, len(frame)))
-    damage: Callable[[bytes], bytes] = data.draw(
-        st.sampled_from([lambda f: f[:at], lambda f: f[at:], lambda f: f[:at] + b"\x80" + f[at + 1 :]])
-    )
-    check(damage(frame))
+@given(damaged(RECORDING.read_bytes().splitlines()))
+def test_any_damaged_recording_gives_ticks_or_a_known_exception(frame: bytes) -> None:
+    check(frame)
+
+
+ROWS: dict[Feed, dict[str, Any]] = {
+    "trade": {"id": 12345, "price": "16578.5", "qty": "0.001", "time": 1672515782134000, "isBuyerMaker": True},
+    "aggTrade": {"a": 12345, "p": "16578.5", "q": "0.001", "T": 1672515782134000, "m": True, "f": 12345, "l": 12345},
+}
+
+
+def history(feed: Feed) -> History:
+    history = binance_history(feed)
+    assert history
+    return history
+
+
+@pytest.mark.parametrize("feed", list(ROWS))
+def test_stream_and_history_give_a_trade_the_same_key(feed: Feed) -> None:
+    (past,) = history(feed).parse(encode([ROWS[feed]]), BTC)
+    (live,) = PARSERS[feed](combined({**TRADE, "e": feed, "a": 12345}), IDS)
+    assert past == live
+
+
+@pytest.mark.parametrize("feed", list(ROWS))
+@pytest.mark.parametrize(
+    "body", [*BROKEN[:2], *BROKEN[3:], b"[{}]", b'{"code":-1003}'], ids=lambda body: repr(body[:9])
+)
+def test_history_page_that_is_none_is_garbage(feed: Feed, body: bytes) -> None:
+    with pytest.raises(GarbageFrame):
+        history(feed).parse(body, BTC)
+
+
+@given(altered(ROWS["trade"]), altered(ROWS["aggTrade"]))
+def test_any_altered_row_gives_ticks_or_a_known_exception(trade: dict[str, Any], aggregate: dict[str, Any]) -> None:
+    check_one(lambda: history("trade").parse(encode([trade]), BTC))
+    check_one(lambda: history("aggTrade").parse(encode([aggregate]), BTC))

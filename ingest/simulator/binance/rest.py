@@ -1,4 +1,8 @@
-"""The REST calls that ingest uses, with Binance's parameters, weights and errors."""
+"""The calls of Binance's REST that ingest uses, with its parameters, weights and errors.
+
+`X-MBX-TIME-UNIT: MICROSECOND` turns the times of an answer into microseconds; startTime and endTime are told apart by
+magnitude, whatever the header.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
@@ -7,11 +11,13 @@ import msgspec
 from aiohttp import web
 
 from app.market.model import plain
-from ingest.simulator.frames import quote_volume
+from ingest.simulator.binance.figures import quote_volume
 from ingest.simulator.listing import PLACES, Listing
 from ingest.simulator.tape import Tape, Trade
 
 MINUTE = 60_000_000
+FIRST_MICROSECOND_STAMP = 10**14
+"""A time of this size or more counts microseconds: as milliseconds it would lie beyond the year 5000."""
 DEFAULT_LIMIT = 500
 MAX_LIMIT = 1000
 WEIGHTS = {"ping": 1, "time": 1, "exchangeInfo": 20, "trades": 25, "historicalTrades": 25, "aggTrades": 4}
@@ -41,19 +47,27 @@ class Weight:
         return (MINUTE - now_us % MINUTE) // 1_000_000 + 1 if self.used > limit else 0
 
 
-class RestApi:
-    """`/api/v3` over the tapes. `limit` tells the weight that a minute allows."""
+class BinanceRest:
+    """`/api/v3` over the tapes. `clock` is the exchange's, `traded_until` what the tapes are asked with; `limit` tells
+    the weight that a minute allows."""
 
-    def __init__(self, tapes: Mapping[str, Tape], clock: Callable[[], int], limit: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        tapes: Mapping[str, Tape],
+        clock: Callable[[], int],
+        traded_until: Callable[[], int],
+        limit: Callable[[], int],
+    ) -> None:
         self._tapes = tapes
         self._clock = clock
+        self._traded_until = traded_until
         self._limit = limit
         self._weight = Weight()
 
     def routes(self) -> list[web.RouteDef]:
         handlers = {
-            "ping": lambda query: {},
-            "time": lambda query: {"serverTime": self._clock() // 1000},
+            "ping": lambda query, unit: {},
+            "time": lambda query, unit: {"serverTime": self._clock() // unit},
             "exchangeInfo": self._exchange_info,
             "trades": self._trades,
             "historicalTrades": self._historical_trades,
@@ -62,7 +76,7 @@ class RestApi:
         return [web.get(f"/api/v3/{name}", self._guarded(name, handler)) for name, handler in handlers.items()]
 
     def _guarded(
-        self, name: str, handler: Callable[[Mapping[str, str]], object]
+        self, name: str, handler: Callable[[Mapping[str, str], int], object]
     ) -> Callable[[web.Request], Awaitable[web.Response]]:
         async def handle(request: web.Request) -> web.Response:
             wait = self._weight.spend(WEIGHTS[name], self._limit(), self._clock())
@@ -72,7 +86,7 @@ class RestApi:
                 if wait:
                     headers["Retry-After"] = str(wait)
                     raise ApiError(-1003, f"Too much request weight used; the limit is {self._limit()} a minute.", 429)
-                body = handler(request.query)
+                body = handler(request.query, _unit(request.headers))
             except ApiError as error:
                 status, body = error.status, {"code": error.code, "msg": str(error)}
             return web.Response(
@@ -88,34 +102,36 @@ class RestApi:
             raise ApiError(-1121, "Invalid symbol.")
         return self._tapes[query["symbol"]]
 
-    def _trades(self, query: Mapping[str, str]) -> list[dict[str, object]]:
+    def _trades(self, query: Mapping[str, str], unit: int) -> list[dict[str, object]]:
         tape = self._tape(query)
-        return [_trade_row(trade) for trade in tape.latest(_limit(query), tape.now_us(self._clock()))]
+        return [_trade_row(trade, unit) for trade in tape.latest(_limit(query), tape.now_us(self._traded_until()))]
 
-    def _historical_trades(self, query: Mapping[str, str]) -> list[dict[str, object]]:
+    def _historical_trades(self, query: Mapping[str, str], unit: int) -> list[dict[str, object]]:
         from_id = _integer(query, "fromId")
         if from_id is None:
-            return self._trades(query)
+            return self._trades(query, unit)
         tape = self._tape(query)
-        return [_trade_row(trade) for trade in tape.trades(from_id, _limit(query), tape.now_us(self._clock()))]
+        return [
+            _trade_row(trade, unit) for trade in tape.trades(from_id, _limit(query), tape.now_us(self._traded_until()))
+        ]
 
-    def _aggregates(self, query: Mapping[str, str]) -> list[dict[str, object]]:
+    def _aggregates(self, query: Mapping[str, str], unit: int) -> list[dict[str, object]]:
         tape, limit = self._tape(query), _limit(query)
-        from_id, start, end = (_integer(query, name) for name in ("fromId", "startTime", "endTime"))
-        until = tape.now_us(self._clock())
+        from_id, start, end = _integer(query, "fromId"), _time(query, "startTime"), _time(query, "endTime")
+        until = tape.now_us(self._traded_until())
         if end is not None:
-            until = min(until, end * 1000 + 999)
+            until = min(until, end[1])
         if from_id is not None and (start is not None or end is not None):
             raise ApiError(-1128, "Combination of optional parameters invalid.")
         if start is not None:
-            from_id = tape.id_at(start * 1000)
+            from_id = tape.id_at(start[0])
         trades = tape.latest(limit, until) if from_id is None else tape.trades(from_id, limit, until)
-        return [_aggregate_row(trade) for trade in trades]
+        return [_aggregate_row(trade, unit) for trade in trades]
 
-    def _exchange_info(self, query: Mapping[str, str]) -> dict[str, object]:
+    def _exchange_info(self, query: Mapping[str, str], unit: int) -> dict[str, object]:
         return {
             "timezone": "UTC",
-            "serverTime": self._clock() // 1000,
+            "serverTime": self._clock() // unit,
             "rateLimits": [
                 {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1, "limit": self._limit()}
             ],
@@ -147,6 +163,18 @@ def _integer(query: Mapping[str, str], name: str) -> int | None:
     return int(query[name])
 
 
+def _time(query: Mapping[str, str], name: str) -> tuple[int, int] | None:
+    """The first and the last microsecond of a time given in milliseconds or in microseconds."""
+    if (time := _integer(query, name)) is None:
+        return None
+    return (time, time) if time >= FIRST_MICROSECOND_STAMP else (time * 1000, time * 1000 + 999)
+
+
+def _unit(headers: Mapping[str, str]) -> int:
+    """How many microseconds a unit of the answer's times has."""
+    return 1 if headers.get("X-MBX-TIME-UNIT", "").upper() == "MICROSECOND" else 1000
+
+
 def _limit(query: Mapping[str, str]) -> int:
     """How many rows were asked for; more than MAX_LIMIT counts as MAX_LIMIT."""
     limit = _integer(query, "limit")
@@ -155,26 +183,26 @@ def _limit(query: Mapping[str, str]) -> int:
     return DEFAULT_LIMIT if limit is None else min(limit, MAX_LIMIT)
 
 
-def _trade_row(trade: Trade) -> dict[str, object]:
+def _trade_row(trade: Trade, unit: int) -> dict[str, object]:
     return {
         "id": trade.id,
         "price": trade.price,
         "qty": trade.size,
         "quoteQty": quote_volume([trade]),
-        "time": trade.time_us // 1000,
+        "time": trade.time_us // unit,
         "isBuyerMaker": trade.buyer_is_maker,
         "isBestMatch": True,
     }
 
 
-def _aggregate_row(trade: Trade) -> dict[str, object]:
+def _aggregate_row(trade: Trade, unit: int) -> dict[str, object]:
     return {
         "a": trade.id,
         "p": trade.price,
         "q": trade.size,
         "f": trade.id,
         "l": trade.id,
-        "T": trade.time_us // 1000,
+        "T": trade.time_us // unit,
         "m": trade.buyer_is_maker,
         "M": True,
     }

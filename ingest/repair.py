@@ -1,0 +1,349 @@
+"""Fills gaps from the venue's past: asks for what is missing, stores it, and says of what never comes why not."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import structlog
+from psycopg import AsyncConnection
+
+import sql as queries
+from app import db
+from app.errors import DatabaseUnavailable, TickwickError
+from app.market.model import Instrument, InstrumentId, Tick, from_micros, tick_problem, to_micros
+from ingest import gaps
+from ingest.backoff import Backoff
+from ingest.copy import TickTable
+from ingest.gaps import Absent
+from ingest.history import HistoryClient, HistoryRefused, HistoryUnavailable
+from ingest.sequence import Hole
+
+PAGES_A_TURN: Final = 50
+"""After so many pages the next gap has its turn, and what is filled of a large one is told."""
+
+NO_SUCH_IDS: Final = "the exchange has no trades with these ids"
+NO_LONGER_KEPT: Final = "ticks as old as these are no longer kept"
+
+# Within it the times of a venue's trades may disagree with the order of their ids; as in sql/queries/gaps.sql.
+_DISORDER_US: Final = 60_000_000
+_QUERIES: Final = queries.load("gaps")
+_INGEST_QUERIES: Final = queries.load("ingest")
+_log = structlog.get_logger()
+
+
+class Untold(TickwickError):
+    """The venue's answer neither brings the ticks that were asked for nor proves that there are none."""
+
+
+class RepairCounters(msgspec.Struct):
+    """What was done since the start; `failed` counts what was asked of the venue in vain."""
+
+    ticks: int = 0
+    filled: int = 0
+    unfillable: int = 0
+    failed: int = 0
+
+
+class Finding(NamedTuple):
+    """What an answer tells of a range of missing ids, from its start on; `rest` is where it tells no more."""
+
+    ticks: list[Tick]
+    absent: list[Absent]
+    rest: Hole | None
+
+
+def examine(wanted: Hole, page: Sequence[Tick], kept_since_us: int) -> Finding:
+    """What a page, asked for from the first missing id on, tells of the missing ids.
+
+    Ids that it leaves out, though it has later ones, do not exist. Ticks that the table would refuse count as absent.
+    Raises Untold where the page is empty, or cannot be an answer: ids that were not asked for or do not rise, times far
+    from those of the ticks around.
+    """
+    ticks: list[Tick] = []
+    absent: list[Absent] = []
+    left = wanted
+    for tick in page:
+        if tick.instrument_id != wanted.instrument_id or tick.trade_id < left.from_id:
+            raise Untold(f"the exchange answered with trade {tick.trade_id} when asked from {wanted.from_id} on")
+        if tick.trade_id > wanted.to_id:
+            return Finding(ticks, _joined([*absent, Absent(left, NO_SUCH_IDS)]), None)
+        if not _near(tick, wanted):
+            raise Untold(f"the exchange's time of trade {tick.trade_id} is far from that of its neighbours")
+        if tick.trade_id > left.from_id:
+            none = left._replace(to_id=tick.trade_id - 1, to_time_us=tick.time_us)
+            absent.append(Absent(none, NO_SUCH_IDS))
+        if problem := _problem(tick, kept_since_us):
+            this = left._replace(from_id=tick.trade_id, to_id=tick.trade_id, to_time_us=tick.time_us)
+            absent.append(Absent(this, problem))
+        else:
+            ticks.append(tick)
+        if tick.trade_id == wanted.to_id:
+            return Finding(ticks, _joined(absent), None)
+        left = left._replace(from_id=tick.trade_id + 1, from_time_us=tick.time_us)
+    if not page:
+        raise Untold(f"the exchange tells nothing from trade {wanted.from_id} on")
+    return Finding(ticks, _joined(absent), left)
+
+
+def _near(tick: Tick, wanted: Hole) -> bool:
+    return wanted.from_time_us - _DISORDER_US <= tick.time_us <= wanted.to_time_us + _DISORDER_US
+
+
+def _problem(tick: Tick, kept_since_us: int) -> str | None:
+    if tick.time_us < kept_since_us:
+        return NO_LONGER_KEPT
+    problem = tick_problem(tick)
+    return f"cannot be stored: {problem}" if problem else None
+
+
+def _undecided(gap: Hole, hole: Hole, wanted: Hole | None, finding: Finding, *, over: bool) -> Hole | None:
+    """The end of a gap that stays open: where the turn is over, what was not asked for; else what is not absent yet.
+
+    So a gap is cut at what is absent, and no more often than turns end.
+    """
+    if finding.absent and not over:
+        absent = finding.absent[-1].hole
+        return gap._replace(from_id=absent.to_id + 1, from_time_us=absent.from_time_us)
+    if wanted:
+        return gap._replace(from_id=wanted.from_id, from_time_us=wanted.from_time_us)
+    if hole.to_id == gap.to_id:
+        return None
+    return gap._replace(from_id=hole.to_id + 1, from_time_us=hole.to_time_us)
+
+
+def _joined(absent: list[Absent]) -> list[Absent]:
+    """The same, but neighbours with one reason are one."""
+    joined: list[Absent] = []
+    for hole, reason in absent:
+        if joined and joined[-1].reason == reason and joined[-1].hole.to_id + 1 == hole.from_id:
+            before = joined.pop().hole
+            hole = before._replace(to_id=hole.to_id, to_time_us=hole.to_time_us)
+        joined.append(Absent(hole, reason))
+    return joined
+
+
+class Repair:
+    """The work on gaps over one connection, which it makes its own; bounded in memory by a page.
+
+    Each page is a transaction, which also closes what it decides of the gap: whoever interrupts loses nothing, and no
+    page is asked for twice. `decided` hears how many ids each page settled.
+    """
+
+    def __init__(
+        self,
+        conn: AsyncConnection[Any],
+        client: HistoryClient,
+        counters: RepairCounters,
+        decided: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._conn = conn
+        self._client = client
+        self._counters = counters
+        self._decided = decided
+        self._table = TickTable(conn)
+
+    @asynccontextmanager
+    async def alone(self, instrument_id: InstrumentId) -> AsyncIterator[bool]:
+        """Within the block, True says that no other process repairs this instrument; False that one does."""
+        values = {"instrument_id": instrument_id}
+        cursor = await self._conn.execute(_QUERIES["lock_repair"], values)
+        row = await cursor.fetchone()
+        ours = bool(row and row[0])
+        try:
+            yield ours
+        finally:
+            if ours and not self._conn.closed:
+                await self._conn.execute(_QUERIES["unlock_repair"], values)
+
+    async def turn(self, instrument: Instrument, gap: Hole) -> bool:
+        """Ask for what is missing of an open gap, for `PAGES_A_TURN` pages at most. True when more is left to do.
+
+        Raises HistoryUnavailable, or Untold, with all that came before stored.
+        """
+        missing = await gaps.missing(self._conn, gap)
+        if not missing:
+            await self._store(gap, Finding([], [], None), None, cut=True)
+            return False
+        pages = 0
+        for hole in missing:
+            last = hole is missing[-1]
+            wanted: Hole | None = hole
+            while wanted:
+                finding = await self._ask(instrument, wanted)
+                pages += 1
+                self._decided((finding.rest.from_id if finding.rest else hole.to_id + 1) - wanted.from_id)
+                wanted = finding.rest
+                complete = last and not wanted and len(missing) < gaps.MOST_ROWS
+                over = pages >= PAGES_A_TURN or (last and not wanted)
+                rest = None if complete else _undecided(gap, hole, wanted, finding, over=over)
+                if not await self._store(gap, finding, rest, cut=over or bool(finding.absent)):
+                    return False
+                if over or rest is None:
+                    return rest is not None
+                if finding.absent:
+                    gap = rest
+        return True
+
+    async def _ask(self, instrument: Instrument, wanted: Hole) -> Finding:
+        kept_since_us = await self._kept_since_us()
+        if wanted.to_time_us < kept_since_us:
+            return Finding([], [Absent(wanted, NO_LONGER_KEPT)], None)
+        try:
+            if wanted.from_time_us < kept_since_us and (skipped := await self._skip(instrument, wanted, kept_since_us)):
+                return skipped
+            page = await self._client.page(instrument.ticker, instrument.id, wanted.from_id, wanted.from_time_us)
+        except HistoryRefused as refusal:
+            self._counters.failed += 1
+            _log.warning("repair refused", symbol=instrument.symbol, from_id=wanted.from_id, reason=str(refusal))
+            return Finding([], [Absent(wanted, str(refusal))], None)
+        return examine(wanted, page, kept_since_us)
+
+    async def _skip(self, instrument: Instrument, wanted: Hole, kept_since_us: int) -> Finding | None:
+        """What to leave out because it is no longer kept, before asking for it."""
+        first = await self._client.first_id_at(instrument.ticker, instrument.id, kept_since_us)
+        if first is None:
+            raise Untold(f"the exchange tells nothing since {from_micros(kept_since_us)}")
+        if first <= wanted.from_id:
+            return None
+        if first > wanted.to_id:
+            return Finding([], [Absent(wanted, NO_LONGER_KEPT)], None)
+        old = wanted._replace(to_id=first - 1, to_time_us=kept_since_us)
+        return Finding([], [Absent(old, NO_LONGER_KEPT)], wanted._replace(from_id=first, from_time_us=kept_since_us))
+
+    async def _kept_since_us(self) -> int:
+        cursor = await self._conn.execute(_INGEST_QUERIES["kept_since"])
+        row = await cursor.fetchone()
+        return to_micros(row[0]) if row and row[0] else 0
+
+    async def _store(self, gap: Hole, finding: Finding, rest: Hole | None, *, cut: bool) -> bool:
+        """Store what was found, and with `cut` close the gap but for its `rest`. False when it was closed meanwhile."""
+        pieces = gaps.cut(gap, finding.absent, rest) if cut else []
+        async with self._conn.transaction():
+            written = await self._table.write(finding.ticks, quiet=True)
+            if written.refused:
+                raise Untold(f"the table refuses some of the trades {gap.from_id} to {gap.to_id}")
+            found = not cut or await gaps.replace(self._conn, gap, pieces)
+        self._counters.ticks += written.new
+        if found:
+            self._counters.filled += sum(piece.state == "filled" for piece in pieces)
+            self._counters.unfillable += sum(piece.state == "unfillable" for piece in pieces)
+        return found
+
+
+class _Postponed(NamedTuple):
+    until: float
+    backoff: Backoff
+
+
+class Repairer:
+    """Repairs the gaps of the instruments that are `owned`, one page of one gap at a time, for as long as it runs.
+
+    The smallest gap goes first, since each costs a request at least: so most candles are soon complete, and a gap of
+    the last minute does not wait for one of last month. A gap is left alone for `patience` seconds, within which trades
+    that came out of order close it by themselves. `stored` is called when ticks were stored: candles are to be
+    refreshed. An instrument that the venue tells nothing of, or that another process repairs, is left alone for a
+    growing while; a venue that asks to be left alone is, for as long as it asks.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        client: HistoryClient,
+        owned: Callable[[], Mapping[InstrumentId, Instrument]],
+        stored: Callable[[], None],
+        *,
+        patience: float = 1.0,
+        every: timedelta = timedelta(seconds=5),
+    ) -> None:
+        self.counters = RepairCounters()
+        self._dsn = dsn
+        self._client = client
+        self._owned = owned
+        self._stored = stored
+        self._patience = patience
+        self._every = every.total_seconds()
+        self._woken = asyncio.Event()
+        self._postponed: dict[InstrumentId, _Postponed] = {}
+
+    def wake(self) -> None:
+        """Tell that a gap was opened."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Repair for ever; reconnects. Raises DatabaseRefused when the server refuses us."""
+        backoff = Backoff(first=0.5, ceiling=10.0)
+        while True:
+            try:
+                async with await db.connect(self._dsn, "tickwick repair") as conn:
+                    with db.translated():
+                        await self._run_over(Repair(conn, self._client, self.counters), conn, backoff)
+            except DatabaseUnavailable as error:
+                _log.warning("repair lost the database", reason=str(error))
+                await asyncio.sleep(backoff.next())
+
+    async def _run_over(self, repair: Repair, conn: AsyncConnection[Any], backoff: Backoff) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                more = await self._look(repair, conn)
+            except HistoryUnavailable as error:
+                self.counters.failed += 1
+                _log.info("repair waits for the exchange", reason=str(error), seconds=round(error.wait, 1))
+                await asyncio.sleep(error.wait)
+                continue
+            backoff.reset()
+            if not more:
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait until there may be something to do."""
+        try:
+            async with asyncio.timeout(self._every):
+                await self._woken.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(self._patience)
+
+    async def _look(self, repair: Repair, conn: AsyncConnection[Any]) -> bool:
+        """Give each gap that is due its turn. True when there is more to do at once."""
+        now = asyncio.get_running_loop().time()
+        wanted = [i.id for i in self._owned().values() if i.contiguous_ids and not self._is_postponed(i.id, now)]
+        due = await gaps.due(conn, wanted, self._patience) if wanted else []
+        more = len(due) == gaps.MOST_ROWS
+        for gap in due:
+            instrument = self._owned().get(gap.instrument_id)
+            if instrument and not self._is_postponed(instrument.id, now):
+                more |= await self._turn(repair, instrument, gap)
+        return more
+
+    async def _turn(self, repair: Repair, instrument: Instrument, gap: Hole) -> bool:
+        before = self.counters.ticks
+        try:
+            async with repair.alone(instrument.id) as ours:
+                if not ours:
+                    self._postpone(instrument.id)
+                    return False
+                more = await repair.turn(instrument, gap)
+        except Untold as error:
+            self.counters.failed += 1
+            self._postpone(instrument.id)
+            _log.info("repair postponed", symbol=instrument.symbol, from_id=gap.from_id, reason=str(error))
+            return False
+        finally:
+            if self.counters.ticks > before:
+                self._stored()
+        self._postponed.pop(instrument.id, None)
+        return more
+
+    def _postpone(self, instrument_id: InstrumentId) -> None:
+        before = self._postponed.get(instrument_id)
+        backoff = before.backoff if before else Backoff(first=1.0, ceiling=60.0)
+        until = asyncio.get_running_loop().time() + backoff.next()
+        self._postponed[instrument_id] = _Postponed(until, backoff)
+
+    def _is_postponed(self, instrument_id: InstrumentId, now: float) -> bool:
+        postponed = self._postponed.get(instrument_id)
+        return postponed is not None and postponed.until > now

@@ -1,0 +1,96 @@
+"""Ingesters die in mid-batch: their next run, or their peers, go on where they stopped."""
+
+import signal
+import time
+from pathlib import Path
+
+from sql.engine import Engine
+from tests.chaos.processes import until
+from tests.chaos.system import Measured, own_server, running
+from tests.databases import Database, Databases
+
+SIX = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC", "DOGEUSDC", "SUIUSDC")
+
+
+def spread(database: Database) -> list[int]:
+    """How many instruments each ingester owns that owns any, ascending."""
+    rows = database.execute(
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
+        " AND classid = hashtext('tickwick.instrument')::oid GROUP BY pid ORDER BY 1"
+    )
+    return [count for (count,) in rows]
+
+
+async def test_only_ingester_killed_again_and_again_loses_nothing(
+    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+) -> None:
+    async with (
+        own_server(databases, best_engine) as (_, database),
+        running("kill -9 of the only ingester", folder, database, measured) as system,
+    ):
+        for times in range(1, 6):
+            system.ingesters[0].kill()
+            await system.recovered()
+            assert system.ingesters[0].restarts == times
+            await system.flowing()
+        await system.verdict()
+
+
+async def test_one_of_three_ingesters_killed_others_take_over_and_share_evenly(
+    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+) -> None:
+    name = "kill -9 of one of three ingesters"
+    async with (
+        own_server(databases, best_engine) as (_, database),
+        running(
+            name, folder, database, measured, tickers=SIX, rate=100, ingesters=3, followers=2, supervised=False
+        ) as system,
+    ):
+        await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+        for victim in system.ingesters:
+            victim.kill()
+            began = time.monotonic()
+            await until(lambda: spread(database) == [3, 3], "two ingesters share six instruments")
+            measured.note(f"{name}: hand-over", time.monotonic() - began)
+            await system.recovered()
+            victim.start()
+            await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+            await system.recovered()
+        await system.verdict()
+
+
+async def test_one_of_three_ingesters_stopped_others_take_over_and_it_returns_without_a_tick_twice(
+    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+) -> None:
+    name = "SIGSTOP of one of three ingesters"
+    async with (
+        own_server(databases, best_engine) as (_, database),
+        running(name, folder, database, measured, tickers=SIX, rate=100, ingesters=3, supervised=False) as system,
+    ):
+        await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+        system.ingesters[0].signal(signal.SIGSTOP)
+        began = time.monotonic()
+        await until(lambda: spread(database) == [3, 3], "two ingesters share six instruments")
+        measured.note(f"{name}: hand-over", time.monotonic() - began)
+        await system.recovered()
+        system.ingesters[0].signal(signal.SIGCONT)
+        await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+        await system.recovered()
+        await system.verdict()
+
+
+async def test_ingester_terminated_in_mid_batch_stores_all_it_has_and_the_next_run_goes_on(
+    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+) -> None:
+    async with (
+        own_server(databases, best_engine) as (_, database),
+        running("SIGTERM of the ingester", folder, database, measured) as system,
+    ):
+        ingester = system.ingesters[0]
+        for _ in range(3):
+            assert await ingester.terminate(seconds=5) == 0
+            assert "ticks lost" not in ingester.output
+            ingester.start()
+            await system.recovered()
+            await system.flowing()
+        await system.verdict()

@@ -1,0 +1,29 @@
+"""The server of the live feed dies: clients come back with their last id, and miss nothing."""
+
+from pathlib import Path
+
+from sql.engine import Engine
+from tests.chaos.system import Measured, own_server, running
+from tests.databases import Databases
+
+
+async def test_server_killed_or_terminated_again_and_again_clients_resume_without_hole_or_repeat(
+    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+) -> None:
+    async with (
+        own_server(databases, best_engine) as (_, database),
+        running("kill -9 of serve", folder, database, measured, followers=3) as system,
+    ):
+        for times in range(1, 4):
+            system.web.kill()
+            await system.recovered()
+            assert system.web.restarts == times
+            await system.flowing()
+        system.name = "SIGTERM of serve"
+        for _ in range(3):
+            assert await system.web.terminate() == 0
+            system.web.start()
+            await system.recovered()
+            await system.flowing()
+        assert [follower.connects for follower in system.followers] == [7] * 3
+        await system.verdict()
