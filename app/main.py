@@ -35,6 +35,10 @@ from app.stream.transport import WebSocketProtocol
 WEB: Final = Path(__file__).parent / "web" / "dist"
 VERSION: Final = metadata.version("tickwick")
 READY_SECONDS: Final = 10.0
+PING_SECONDS: Final = 20.0
+"""Between pings to a websocket client, and then again for its answer: one that vanished is gone within 40 s."""
+UNSENT_BYTES: Final = 131_072
+NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 _CONTENT_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
@@ -187,8 +191,8 @@ async def serve_on(listening: socket.socket, settings: Settings, ready: Callable
         ws=WebSocketProtocol,
         ws_max_size=1 << 20,
         ws_per_message_deflate=False,
-        ws_ping_interval=20.0,
-        ws_ping_timeout=20.0,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
         timeout_graceful_shutdown=5,
         server_header=False,
         proxy_headers=False,
@@ -212,6 +216,9 @@ def bind(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if NOTSENT_LOWAT:
+            # Connections inherit it: what a client does not read waits with us, where it is bounded, conflated and noticed.
+            listening.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
         listening.bind((host, port))
     except OSError as error:
         raise OperatorError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None

@@ -6,7 +6,6 @@ those between. What does not come in time stays a gap, and is repaired behind th
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from time import monotonic
 from typing import Final
 
 import structlog
@@ -18,8 +17,6 @@ from ingest.sequence import Hole
 Page = Callable[[str, InstrumentId, int, int], Awaitable[list[Tick]]]
 """Ticks of a ticker from an id on, ascending, none where there are none yet: `HistoryClient.page`."""
 
-EXPECTED_SECONDS: Final = 10.0
-"""How long after a connection began a hole is taken for what was missed before it."""
 WAIT_SECONDS: Final = 3.0
 LARGEST_HOLE: Final = 20_000
 MOST_HELD: Final = 100_000
@@ -48,7 +45,7 @@ class Bridges:
         self._page = page
         self._instruments = instruments
         self._wake = wake
-        self._expected_until: dict[InstrumentId, float] = {}
+        self._expected: set[InstrumentId] = set()
         self._open: dict[InstrumentId, _Bridge] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,30 +59,22 @@ class Bridges:
         return sum(len(bridge.held) + len(bridge.fetched) for bridge in self._open.values())
 
     def expect(self, instruments: Iterable[InstrumentId]) -> None:
-        """A connection for these has begun: a hole that shows in the next seconds is what was missed before it."""
+        """A connection for these has begun: the next hole of each is taken for what was missed before it."""
         if self._page:
-            until = monotonic() + EXPECTED_SECONDS
-            self._expected_until.update(dict.fromkeys(instruments, until))
+            self._expected.update(instruments)
 
     def divert(self, batch: list[Tick], holes: Iterable[Hole]) -> list[Tick]:
         """The ticks of a batch, observed to have these holes, that go on at once."""
-        if self._expected_until:
-            for hole in holes:
-                if monotonic() < self._expected_until.pop(hole.instrument_id, 0.0):
-                    batch = self._begin(hole, batch)
-        if not self._open:
-            return batch
-        straight = []
-        for tick in batch:
-            bridge = self._open.get(tick.instrument_id)
-            if bridge is None:
-                straight.append(tick)
-            else:
-                bridge.held.append(tick)
+        if self._open:
+            batch = self._hold(batch)
+        for hole in holes:
+            if hole.instrument_id in self._expected:
+                self._expected.discard(hole.instrument_id)
+                batch = self._begin(hole, batch)
         if self.held > MOST_HELD:
             for bridge in self._open.values():
                 bridge.done = True
-        return straight
+        return batch
 
     def released(self) -> list[Tick]:
         """The ticks of the instruments whose wait is over: those fetched, then those held, each in order."""
@@ -106,20 +95,35 @@ class Bridges:
             bridge.done = True
         return self.released()
 
+    def _hold(self, batch: list[Tick]) -> list[Tick]:
+        straight: list[Tick] = []
+        for tick in batch:
+            bridge = self._open.get(tick.instrument_id)
+            (bridge.held if bridge else straight).append(tick)
+        return straight
+
     def _begin(self, hole: Hole, batch: list[Tick]) -> list[Tick]:
         """Hold the hole's instrument back from behind it on; answers the batch without those."""
-        if self._page is None or hole.instrument_id in self._open or hole.to_id - hole.from_id >= LARGEST_HOLE:
+        instrument = self._instruments.get(hole.instrument_id)
+        if not (self._page and instrument) or hole.to_id - hole.from_id >= LARGEST_HOLE:
+            return batch
+        if hole.instrument_id in self._open:
             return batch
         bridge = self._open[hole.instrument_id] = _Bridge()
         before: list[Tick] = []
         for tick in batch:
             behind = tick.instrument_id == hole.instrument_id and tick.trade_id > hole.to_id
             (bridge.held if behind else before).append(tick)
-        ticker = self._instruments[hole.instrument_id].ticker
-        task = asyncio.create_task(self._fetch(bridge, hole, ticker, self._page), name=f"bridge {ticker}")
+        fetching = self._fetch(bridge, hole, instrument.ticker, self._page)
+        task = asyncio.create_task(fetching, name=f"bridge of {instrument.symbol}")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
         return before
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.error("bridge failed", task=task.get_name(), error=repr(error))  # the gap is recorded, and repaired
 
     async def _fetch(self, bridge: _Bridge, hole: Hole, ticker: str, page: Page) -> None:
         try:

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import structlog
 from psycopg import AsyncConnection
+from psycopg.pq import TransactionStatus
 
 import sql as queries
 from app import db
@@ -144,6 +145,9 @@ class Repair:
         self._counters = counters
         self._decided = decided
         self._table = TickTable(conn)
+        self._asked_from = 0
+        self._page: Sequence[Tick] = ()
+        """The last page, asked from that id on: the next hole often lies within it."""
 
     @asynccontextmanager
     async def alone(self, instrument_id: InstrumentId) -> AsyncIterator[bool]:
@@ -155,7 +159,8 @@ class Repair:
         try:
             yield ours
         finally:
-            if ours and not self._conn.closed:
+            # A command that was interrupted leaves the connection busy: it can only be closed then, which unlocks too.
+            if ours and self._conn.info.transaction_status == TransactionStatus.IDLE:
                 await self._conn.execute(_QUERIES["unlock_repair"], values)
 
     async def turn(self, instrument: Instrument, gap: Hole) -> bool:
@@ -194,12 +199,25 @@ class Repair:
         try:
             if wanted.from_time_us < kept_since_us and (skipped := await self._skip(instrument, wanted, kept_since_us)):
                 return skipped
-            page = await self._client.page(instrument.ticker, instrument.id, wanted.from_id, wanted.from_time_us)
+            page = self._told_already(wanted) or await self._client.page(
+                instrument.ticker, instrument.id, wanted.from_id, wanted.from_time_us
+            )
         except HistoryRefused as refusal:
             self._counters.failed += 1
             _log.warning("repair refused", symbol=instrument.symbol, from_id=wanted.from_id, reason=str(refusal))
             return Finding([], [Absent(wanted, str(refusal))], None)
-        return examine(wanted, page, kept_since_us)
+        finding = examine(wanted, page, kept_since_us)
+        self._asked_from, self._page = wanted.from_id, page
+        return finding
+
+    def _told_already(self, wanted: Hole) -> Sequence[Tick]:
+        """What the last page tells from the wanted id on; nothing where it does not reach it."""
+        page = self._page
+        if not page or page[0].instrument_id != wanted.instrument_id:
+            return ()
+        if not self._asked_from <= wanted.from_id <= page[-1].trade_id:
+            return ()
+        return [tick for tick in page if tick.trade_id >= wanted.from_id]
 
     async def _skip(self, instrument: Instrument, wanted: Hole, kept_since_us: int) -> Finding | None:
         """What to leave out because it is no longer kept, before asking for it."""

@@ -1,5 +1,6 @@
 """What the stream reads of the past: the market's store over the pool."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -68,3 +69,15 @@ class StoredHistory:
         with translated():
             async with self._pool.connection() as conn:
                 yield conn
+        _heed_cancellation()
+
+
+def _heed_cancellation() -> None:
+    """Raise CancelledError where the running task was cancelled and does not know.
+
+    The pool waits by `asyncio.wait_for`, which before Python 3.12 swallows a cancellation that comes in the moment in
+    which a connection is free: the task would go on for ever, and whoever waits for its end too.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -15,6 +15,7 @@ from app.stream.session import Session
 from app.stream.subscriber import Subscriber
 
 CHECK_SECONDS: Final = 0.25
+CLOSE_PAUSE: Final = 0.005
 DRAIN_SECONDS: Final = 1.5
 
 
@@ -47,8 +48,10 @@ class Stream:
         while True:
             await asyncio.sleep(pause)
             heartbeat = encode(Heartbeat(datetime.now(UTC)))
-            for subscriber in self.hub.subscribers:
-                subscriber.check(self._heartbeat_seconds, heartbeat)
+            for subscriber in [*self.hub.subscribers]:
+                if not subscriber.check(self._heartbeat_seconds, heartbeat):
+                    # Those that stalled together are closed one after another: it costs each a little, and others wait.
+                    await asyncio.sleep(CLOSE_PAUSE)
 
     async def drain(self, seconds: float = DRAIN_SECONDS) -> None:
         """Tell every client that the server restarts, and wait until what it has yet to read is sent, and it is gone.

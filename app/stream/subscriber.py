@@ -166,14 +166,16 @@ class Subscriber:
             self._wake.clear()
         return f"[{','.join(parts)}]" if parts else None
 
-    def check(self, heartbeat_seconds: float, heartbeat: str) -> None:
-        """End the client when its frame has been on its way for too long; break a silence with a heartbeat."""
+    def check(self, heartbeat_seconds: float, heartbeat: str) -> bool:
+        """Break a silence with a heartbeat. False: the client's frame was on its way for too long, which ended it."""
         now = self._clock()
         if self._sending_since is not None:
-            if now - self._sending_since > STALL_SECONDS:
+            if now - self._sending_since > STALL_SECONDS and not self.ended.done():
                 self.end(Close.SLOW_CONSUMER)
+                return False
         elif now - self._sent_at >= heartbeat_seconds and not self._queue:
             self.push(heartbeat)
+        return True
 
     def _settle_losses(self) -> None:
         for symbol, lost in self._lost.items():

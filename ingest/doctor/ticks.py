@@ -24,7 +24,7 @@ async def _ids(examination: Examination, subject: Subject) -> Finding:
             of_kind = [row for row in rows if row.kind == kind]
             found.setdefault(kind, []).extend(of_kind[: 10 - len(found.get(kind, []))])
             counts[kind] = counts.get(kind, 0) + of_kind[0].count
-            missing += of_kind[0].ids if kind == "jump" else 0
+            missing += int(of_kind[0].ids) if kind == "jump" else 0
     if not counts:
         detail = "contiguous, in order, each once" if subject.contiguous_ids else "in order, each once"
         return Finding("ids", subject.symbol, "ok", detail)
@@ -60,7 +60,7 @@ async def gaps(examination: Examination) -> list[Finding]:
 
 def _gap(symbol: str, row: Any) -> Finding:
     span = f"{row.from_id}-{row.to_id}" if row.count == 1 else f"the first {row.from_id}-{row.to_id}"
-    what = f"{counted(row.count, row.state + ' gap')} of {counted(row.ids, 'id')}, {span}"
+    what = f"{counted(row.count, row.state + ' gap')} of {counted(int(row.ids), 'id')}, {span}"
     if row.state == "open":
         return Finding("gaps", symbol, "wrong", f"{what}, since {moment(row.since)}", _OPEN_REMEDY)
     return Finding("gaps", symbol, "ok", f"{what}: {listed(row.reasons or [], len(row.reasons or []))}")

@@ -68,7 +68,7 @@ WHERE kind = 'jump';
 SELECT kind, from_id, to_id, from_time, to_time, count, ids
 FROM (
     SELECT kind, from_id, to_id, from_time, to_time, count(*) OVER kinds AS count,
-           (sum(to_id - from_id + 1) OVER kinds)::bigint AS ids,
+           sum(to_id::numeric - from_id + 1) OVER kinds AS ids,
            row_number() OVER (PARTITION BY kind ORDER BY to_id, from_id) AS number
     FROM ({anomalies}) AS anomaly WINDOW kinds AS (PARTITION BY kind)
 ) AS numbered
@@ -109,7 +109,7 @@ WITH reckoned_1m AS MATERIALIZED (
            taker_buy_quote_volume, first_id, last_id
     FROM market.candles_1d WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s
 ), credible AS (
-    SELECT stored.* FROM stored WHERE NOT (%(contiguous)s AND trades > last_id - first_id + 1)
+    SELECT stored.* FROM stored WHERE NOT (%(contiguous)s AND trades - 1 > last_id - first_id)
 ), minutes AS (
     SELECT DISTINCT ON (bucket) * FROM (
         SELECT 0 AS origin, '1m' AS level, reckoned_1m.* FROM reckoned_1m
@@ -220,7 +220,7 @@ INSERT INTO market.stale_ranges (instrument_id, from_time, to_time) VALUES (%(in
 SELECT EXISTS (
     SELECT FROM market.candles_1m AS candle JOIN market.instruments AS instrument ON instrument.id = instrument_id
     WHERE bucket >= %(start)s AND bucket < %(end)s
-      AND NOT (contiguous_ids AND trades > last_id - first_id + 1)
+      AND NOT (contiguous_ids AND trades - 1 > last_id - first_id)
       AND trades > (SELECT count(*) FROM market.ticks AS tick
                     WHERE tick.instrument_id = candle.instrument_id
                       AND tick.time >= %(start)s AND tick.time < %(end)s
@@ -236,7 +236,7 @@ SELECT (SELECT date_trunc('day', now() - drop_ticks_after + interval '1 day', 'U
 -- name: gaps_in_range
 -- The gaps of some instruments that touch a range and are not filled: for each instrument and state how many, of how
 -- many ids, since when, and the first.
-SELECT instrument_id, state, count(*) AS count, sum(to_id - from_id + 1)::bigint AS ids, min(opened_at) AS since,
+SELECT instrument_id, state, count(*) AS count, sum(to_id::numeric - from_id + 1) AS ids, min(opened_at) AS since,
        min(from_id) AS from_id, (array_agg(to_id ORDER BY from_id))[1] AS to_id,
        (array_agg(DISTINCT reason) FILTER (WHERE reason IS NOT NULL))[1:3] AS reasons
 FROM market.gaps

@@ -18,13 +18,13 @@ WHERE state = 'open' AND to_id - from_id + 1 = (
 -- most 100 rows.
 SELECT instrument_id, from_id, to_id, from_time, to_time FROM market.gaps
 WHERE state = 'open' AND instrument_id = ANY(%(instrument_ids)s) AND opened_at <= now() - %(patience)s::interval
-ORDER BY to_id - from_id, opened_at LIMIT 100;
+ORDER BY to_id - from_id, instrument_id, from_id LIMIT 100;
 
 -- name: open_gaps_between
 -- Open gaps of an instrument that touch a range of ids, the smallest first, by the index of open gaps. At most 100 rows.
 SELECT instrument_id, from_id, to_id, from_time, to_time FROM market.gaps
 WHERE state = 'open' AND instrument_id = %(instrument_id)s AND from_id <= %(to_id)s AND to_id >= %(from_id)s
-ORDER BY to_id - from_id, opened_at LIMIT 100;
+ORDER BY to_id - from_id, instrument_id, from_id LIMIT 100;
 
 -- name: missing_ids
 -- The ids of a range that are neither stored nor known to be unfillable, as ranges, ascending, with the times of the

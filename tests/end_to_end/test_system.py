@@ -71,30 +71,37 @@ async def test_good_exchange_every_trade_is_stored_pushed_and_in_candles(databas
             assert same == rest[event["time"]], "REST and stream agree to the digit"
 
 
-async def test_misbehaving_exchange_what_came_is_exact_and_what_is_missing_is_told(database: Database) -> None:
+async def test_misbehaving_exchange_what_is_missing_is_told_and_then_fetched(database: Database) -> None:
     bad = Misbehaviour(skip=0.03, duplicate=0.05, reorder=0.03, garbage=0.05, reorder_distance=3)
     exchange = Exchange(["BTCUSDT"], rate=200, seed=11, misbehaviour=bad)
-    async with running(database, exchange) as system, following(system, TRADES) as follower:
+    seconds = {"channel": "candles", "symbols": [BTC], "interval": "1s"}
+    async with running(database, exchange) as system, following(system, TRADES, seconds) as follower:
         await trades_seen(follower, 300)
         exchange.drop_connections()
         await trades_seen(follower, 600)
+        exchange.misbehave(Misbehaviour())
         await quiet(system, BTC)
-
-        stored = system.stored(BTC)
-        truth = system.traded("BTCUSDT", min(stored), max(stored))
-        missing = set(truth) - set(stored)
-        assert missing, "the exchange skipped some"
-        assert stored == {i: row for i, row in truth.items() if i not in missing}
-
-        def open_gaps() -> set[int]:
-            rows = database.execute("SELECT from_id, to_id FROM market.gaps WHERE state = 'open'")
-            return set(itertools.chain.from_iterable(range(a, b + 1) for a, b in rows))
-
-        # Every missing id lies in an open gap; a gap that was filled by a reordered trade has been closed.
-        await until(lambda: missing <= open_gaps())
+        assert exchange.record.ids("skip", "BTCUSDT")
         assert follower.unexplained_jumps(BTC) == []
+        assert any(event["reason"] == "missing" for event in follower.events["gap"])
+
+        await until(lambda: database.execute("SELECT count(*) FROM market.gaps WHERE state = 'open'") == [(0,)], 30)
+        await until(lambda: database.execute("SELECT count(*) FROM market.stale_ranges") == [(0,)])
+        stored = system.stored(BTC)
+        assert stored == system.traded("BTCUSDT", min(stored), max(stored))
         page = await system.get(f"/api/v1/candles/{BTC}?interval=1s&limit=1000")
         assert {second_of(c): figures(c) for c in page["candles"]} == candles_of(stored, 1)
+
+        # What the client was told was missing, it is told is there by now; and the candles that changed.
+        missing = told(follower, "missing")
+        await until(lambda: missing <= told(follower, "late"))
+        assert follower.events["correction"]
+
+
+def told(follower: Follower, reason: str) -> set[int]:
+    """The ids that gaps of a reason told of."""
+    spans = [range(e["from_id"], e["to_id"] + 1) for e in follower.events["gap"] if e["reason"] == reason]
+    return set(itertools.chain.from_iterable(spans))
 
 
 async def test_exchange_rolls_over_nothing_is_lost(any_database: Database) -> None:

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import psycopg
 import pytest
 from psycopg import sql as compose
 from psycopg.types.json import Jsonb
@@ -42,7 +41,7 @@ COUNT = 240
 
 
 async def filled(database: Database) -> tuple[Instrument, list[Tick]]:
-    """An instrument with a tick every two minutes of eight hours, all before today, and all refreshed on every level."""
+    """An instrument with a tick every two minutes of eight hours before today, refreshed on every level."""
     instrument = await add_instrument(database)
     start = bucket_of(datetime.now(UTC), Interval.M1) - 33 * HOUR
     ticks = series(instrument, COUNT, start, step=120)
@@ -584,27 +583,27 @@ async def test_partitions_in_the_far_future_or_not_attached_are_found(database: 
 async def test_retention_that_is_behind_is_found_and_no_candle_is_lost_to_it(database: Database) -> None:
     instrument = await add_instrument(database)
     now = datetime.now(UTC)
-    ticks = series(instrument, 900, now - 30 * DAY, step=30 * 86400 / 900)
+    ticks = series(instrument, 240, now - 12 * DAY, step=4320)
     await store(database, ticks, quiet=True)
     await settle(database)
     run_policies(database)
-    database.execute("UPDATE ops.storage SET compress_after = '3 days', drop_ticks_after = '10 days'")
+    database.execute("UPDATE ops.storage SET compress_after = '60 hours', drop_ticks_after = '5 days'")
     database.execute("DELETE FROM market.stale_ranges")
-    start = now - 40 * DAY
+    start = now - 14 * DAY
     finding = next(iter(wrong(await examined(database, start=start))["retention"]))
     assert "older than ops.storage.drop_ticks_after" in finding.detail
     database.execute("SELECT market.apply_storage()") if database.engine is Engine.TIMESCALEDB else None
     if database.engine is Engine.TIMESCALEDB:
-        database.execute("SELECT drop_chunks('market.ticks', older_than => interval '10 days')")
+        database.execute("SELECT drop_chunks('market.ticks', older_than => interval '5 days')")
         database.execute(
-            "SELECT compress_chunk(c) FROM show_chunks('market.ticks', older_than => interval '3 days') AS c"
+            "SELECT compress_chunk(c) FROM show_chunks('market.ticks', older_than => interval '60 hours') AS c"
         )
     report = await examined(database, start=start, repair=True)
     assert report.state == "ok", wrong(report)
     assert "without ticks" in of(report, "candles").detail
     assert levels(database, instrument) == expected(ticks)
     # What is left is still held against each other.
-    damage(database, "1h", "DELETE FROM {} WHERE bucket < now() - interval '20 days'")
+    damage(database, "1h", "DELETE FROM {} WHERE bucket < now() - interval '8 days'")
     assert " of 1h" in only(await examined(database, start=start), "candles").detail
     report = await examined(database, start=start, repair=True)
     if database.engine is Engine.TIMESCALEDB:
@@ -618,15 +617,15 @@ async def test_retention_that_is_behind_is_found_and_no_candle_is_lost_to_it(dat
 async def test_repair_after_retention_was_lengthened_deletes_no_candle(database: Database) -> None:
     instrument = await add_instrument(database)
     now = datetime.now(UTC)
-    ticks = series(instrument, 200, now - 20 * DAY, step=8640)
+    ticks = series(instrument, 100, now - 10 * DAY, step=8640)
     await store(database, ticks, quiet=True)
     await settle(database)
     run_policies(database)
     database.execute("UPDATE ops.storage SET compress_after = NULL")
     database.execute("SELECT market.apply_storage()")
-    database.execute("DELETE FROM market.ticks WHERE time < now() - interval '10 days'")  # as a policy once did
+    database.execute("DELETE FROM market.ticks WHERE time < now() - interval '5 days'")  # as a policy once did
     damage(database, "1d", "UPDATE {} SET high = high + 1 WHERE bucket < now() - interval '2 days'")
-    await examined(database, start=now - 30 * DAY, repair=True)
+    await examined(database, start=now - 12 * DAY, repair=True)
     assert levels(database, instrument)["1m"] == expected(ticks)["1m"]
     assert levels(database, instrument)["1h"] == expected(ticks)["1h"]
 
@@ -707,6 +706,18 @@ async def test_examination_of_what_is_not_there_is_refused(any_database: Databas
     async with connected(any_database, any_database.reader) as conn:
         with pytest.raises(DatabaseRefused), db.translated():
             await doctor.examine(conn)
+
+
+async def test_largest_id_that_can_be_stored_is_no_obstacle(database: Database) -> None:
+    instrument = await add_instrument(database)
+    start = bucket_of(datetime.now(UTC) - DAY, Interval.D1)
+    ids = [0, 2**63 - 1]
+    await store(database, [tick(instrument, i, start + i % 2 * timedelta(seconds=1)) for i in ids], quiet=True)
+    await settle(database)
+    run_policies(database)
+    detail = only(await examined(database), "ids").detail
+    assert f"{2**63 - 2:,} ids missing" in detail
+    assert [*wrong(await examined(database, repair=True))] == ["gaps"]
 
 
 async def test_many_faults_are_counted_and_few_are_named(database: Database) -> None:

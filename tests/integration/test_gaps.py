@@ -40,10 +40,11 @@ async def test_candles_that_a_gap_touches_at_their_edges_are_complete_only_once_
     ticks = [tick(instrument, n, start + number * length) for n, number in [(1, 0), (2, 1), (8, 3), (9, 4)]]
     await store(database, ticks, quiet=True)
     await settle(database)
+    closing = (None if state == "open" else NOON, "there are none" if state == "unfillable" else None)
     database.execute(
-        "INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time, state, closed_at)"
-        " VALUES (%s, 3, 7, %s, %s, %s, %s)",
-        (instrument.id, ticks[1].time, ticks[2].time, state, None if state == "open" else NOON),
+        "INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time, state, closed_at, reason)"
+        " VALUES (%s, 3, 7, %s, %s, %s, %s, %s)",
+        (instrument.id, ticks[1].time, ticks[2].time, state, *closing),
     )
     candles = await read(database, instrument, interval)
     assert [candle.complete for candle in candles] == [True, complete, complete, True]
@@ -106,7 +107,7 @@ async def test_filling_gaps_looks_at_open_ones_alone_and_at_no_more_ticks_than_l
     database.execute(
         "INSERT INTO market.gaps (instrument_id, from_id, to_id, from_time, to_time)"
         " VALUES (%s, 100, 102, %s, %s), (%s, 2999, 3001, %s, %s)",
-        (instrument.id, ticks[98].time, ticks[102].time) + (instrument.id, ticks[2997].time, ticks[2999].time),
+        (instrument.id, ticks[98].time, ticks[102].time, instrument.id, ticks[2997].time, ticks[2999].time),
     )
     database.execute("VACUUM ANALYZE market.gaps, market.ticks")
     fill_gaps = queries.load("gaps")["fill_gaps"]

@@ -213,7 +213,7 @@ async def test_repairer_asks_nothing_while_the_exchange_wants_to_be_left_alone(a
 
         venue.before = note
         async with running(make(any_database, client, one, every=timedelta(seconds=60))):
-            await until(lambda: len(asked) == 3)
+            await until(lambda: len(asked) == 2)
     assert asked[1] - asked[0] >= 0.99
 
 
@@ -471,19 +471,21 @@ async def test_large_gap_is_done_in_turns_between_which_a_small_one_goes_first(
     ]
 
 
-async def test_gap_with_many_holes_left_is_done_a_bounded_number_at_a_time(database: Database) -> None:
+async def test_gap_with_many_holes_is_done_some_at_a_time_and_asks_for_no_page_twice(
+    database: Database,
+) -> None:
     instrument = await add_instrument(database)
-    ticks = series(instrument, 700)
-    await store_with_gaps(database, without(ticks, range(5, 650)))
+    ticks = series(instrument, 260)
+    await store_with_gaps(database, without(ticks, range(5, 250)))
     await store(database, [tick for tick in ticks if tick.trade_id % 2], quiet=True)
     async with past(ticks) as (venue, client), running(make(database, client, instrument)):
         await until(closed(database))
     assert stored(database, instrument) == ticks
-    assert venue.asked == [*range(6, 650, 2)]
+    assert venue.asked == [*range(6, 250, PAGE)]
     states = gaps(database)
     assert [state for _, _, state, _ in states] == ["filled"] * len(states)
     assert [gap[0] for gap in states] == [5, *(gap[1] + 1 for gap in states[:-1])]
-    assert states[-1][1] == 649
+    assert states[-1][1] == 249
 
 
 async def test_refresher_and_repairer_that_close_the_same_gap_agree(database: Database) -> None:
@@ -503,3 +505,21 @@ async def test_refresher_and_repairer_that_close_the_same_gap_agree(database: Da
     assert gaps(database) == [(5, 50, "filled", None)]
     assert counters.filled == 0
     assert stored(database, instrument) == ticks
+
+
+async def test_repairer_that_is_cancelled_while_it_stores_a_page_ends(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 60)
+    await store_with_gaps(any_database, without(ticks, range(5, 51)))
+    async with past(ticks) as (_, client):
+        task = asyncio.create_task(make(any_database, client, instrument).run())
+
+        def cancelling(conn: repair.AsyncConnection[Any]) -> TickTable:
+            return TickTable(conn, handed_over=task.cancel)
+
+        monkeypatch.setattr(repair, "TickTable", cancelling)
+        await asyncio.wait([task], timeout=15)
+        assert task.cancelled()
+    assert gaps(any_database) == [(5, 50, "open", None)]

@@ -1,0 +1,232 @@
+"""The stage of the soak: everything there is, several of each, and a proxy on every way between them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import psycopg
+
+from app.embedded import Server
+from ingest.simulator.void import Span, VoidedTape
+from sql.engine import Engine
+from tests.chaos import truth as truths
+from tests.chaos.equipment import equip
+from tests.chaos.processes import Process, Processes, processes, until
+from tests.chaos.proxy import Proxy, proxying, proxying_database, through
+from tests.chaos.system import own_server
+from tests.chaos.truth import Follower, Truth
+from tests.databases import Database, Databases
+from tests.end_to_end.commands import free_port
+from tests.integration.rest import Rest
+
+TICKERS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC", "DOGEUSDC", "SUIUSDC")
+RATE: Final = 50.0
+INGESTERS: Final = 3
+SERVERS: Final = 2
+LOOK_SECONDS: Final = 0.1
+RECOVERY_SECONDS: Final = 60.0
+"""Not the promise, which is a twelfth of it: beyond this it is taken to be stuck."""
+
+
+class LivelyTruth(Truth):
+    """What an exchange trades that leaves out ids, and whose clock is set; `void` may be added to while it trades."""
+
+    def __init__(self, tickers: tuple[str, ...], rate: float, seed: int) -> None:
+        super().__init__(tickers, rate, seed)
+        self.void: dict[str, list[Span]] = {}
+        self._markets = {symbol: VoidedTape(market) for symbol, market in self._markets.items()}  # type: ignore[misc]
+
+    def leave_out(self, symbol: str, span: Span) -> None:
+        self.void.setdefault(symbol, []).append(span)
+        self._markets[symbol].void = self.void[symbol]  # type: ignore[attr-defined]
+
+    def left_out(self, symbol: str, from_id: int, to_id: int) -> int:
+        """How many ids between two, both inclusive, were never given."""
+        return sum(max(0, min(last, to_id) - max(first, from_id) + 1) for first, last in self.void.get(symbol, ()))
+
+    def ticks(self, symbol: str, from_id: int, to_id: int) -> list[Any]:
+        return [tick for tick in super().ticks(symbol, from_id, to_id) if tick.trade_id <= to_id]
+
+
+@dataclass
+class Stage:
+    """What the soak plays on. The exchange is told again what it forgot when it was killed."""
+
+    database: Database
+    server: Server
+    truth: LivelyTruth
+    group: Processes
+    exchange: Process
+    exchange_http: str
+    ingesters: list[Process]
+    webs: list[Process]
+    web_ports: list[int]
+    writers: Proxy
+    """Between the ingesters and the database."""
+    readers: Proxy
+    """Between the servers and the database."""
+    venue: Proxy
+    """Between the ingesters and the exchange."""
+    followers: list[Follower]
+    session: aiohttp.ClientSession
+    ahead: float = 0.0
+    orders: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def wrong(self) -> list[str]:
+        """What followers saw that must not be."""
+        return [each for follower in self.followers for each in follower.wrong[:5]]
+
+    async def order(self, **orders: Any) -> dict[str, Any]:
+        """Tell the exchange what to do wrong; answers its state."""
+        async with self.session.post(f"{self.exchange_http}/control", json=orders) as response:
+            answer: dict[str, Any] = await response.json()
+            assert response.status == 200, answer
+            return answer
+
+    async def misbehave(self, **wrong: Any) -> None:
+        """Have the exchange behave like this, from now on and when it comes back."""
+        self.orders |= wrong
+        await self.order(**wrong)
+
+    async def set_clock(self, seconds: float) -> None:
+        """Set the exchange's clock to so many seconds ahead of ours."""
+        await self.order(clock=seconds - self.ahead)
+        self.ahead = seconds
+
+    async def leave_out(self, symbol: str, count: int) -> None:
+        """Have the exchange never give so many ids that it would give soon."""
+        state = await self.order()
+        first = state["next_ids"][_ticker(symbol)] + round(RATE)
+        self.truth.leave_out(symbol, (first, first + count - 1))
+        await self.misbehave(void={_ticker(symbol): spans for symbol, spans in self.truth.void.items()})
+
+    async def restart_exchange(self) -> None:
+        self.exchange.start()
+        await self.exchange.printed(r"trading at (\S+)")
+        await self.order(clock=self.ahead, **self.orders)
+
+    async def traded(self) -> dict[str, int]:
+        """The id of the newest trade that each symbol's feed has come to."""
+        next_ids = (await self.order())["next_ids"]
+        return {symbol: next_ids[_ticker(symbol)] - 1 for symbol in self.truth.symbols}
+
+    async def flowing(self, more: int) -> None:
+        """Wait until each follower has been told of so many more trades."""
+        wanted = [(follower, follower.trades + more) for follower in self.followers]
+        await until(lambda: all(f.trades >= count for f, count in wanted), "trades flow", RECOVERY_SECONDS)
+
+    async def recovered(self) -> float:
+        """Wait until all that was traded before this call is stored, whole and settled, and told to the followers.
+
+        Answers how many seconds that took.
+        """
+        wanted, began = await self.traded(), time.monotonic()
+        while (problem := await self._behind(wanted)) is not None:
+            assert not self.wrong, self.wrong
+            assert time.monotonic() < began + RECOVERY_SECONDS, f"not recovered: {problem}"
+            await asyncio.sleep(LOOK_SECONDS)
+        return time.monotonic() - began
+
+    async def _behind(self, wanted: dict[str, int]) -> str | None:
+        try:
+            held = await asyncio.to_thread(truths.held, self.database)
+            unsettled = await asyncio.to_thread(truths.unsettled, self.database)
+        except psycopg.OperationalError as error:
+            return str(error)
+        for symbol, last_id in wanted.items():
+            have = held[symbol]
+            left_out = self.truth.left_out(symbol, have.first_id, have.last_id)
+            if have.last_id < last_id or have.ticks + left_out < have.last_id - have.first_id + 1:
+                return f"{symbol} {have}, {left_out} left out, wanted up to {last_id}; unsettled: {unsettled[:5]}"
+            for number, follower in enumerate(self.followers):
+                if follower.last.get(symbol, -1) < last_id:
+                    return f"follower {number} is at {follower.last.get(symbol)} of {symbol}, wanted {last_id}"
+        return f"unsettled: {unsettled[:5]}" if unsettled else None
+
+    async def verdict(self) -> None:
+        """With the exchange's clock right again and ingest at rest, everything against the truth."""
+        for ingester in self.ingesters:
+            assert await ingester.terminate() == 0, ingester.output[-2_000:]
+        found = await asyncio.to_thread(truths.stored, self.database)
+        sent = await asyncio.to_thread(truths.check_ticks, self.truth, found)
+        assert truths.unsettled(self.database) == []
+        await asyncio.to_thread(truths.check_candles, self.database, sent)
+        for port in self.web_ports:
+            await truths.check_rest(Rest(port), sent)
+        last = {symbol: ticks[-1].trade_id for symbol, ticks in sent.items()}
+        await until(lambda: all(follower.last == last for follower in self.followers), "followers are told of all", 10)
+        assert not self.wrong, self.wrong
+
+
+def _ticker(symbol: str) -> str:
+    return symbol.partition(":")[2]
+
+
+@asynccontextmanager
+async def staged(
+    databases: Databases, engine: Engine, folder: Path, seed: int, followers: int = 4
+) -> AsyncIterator[Stage]:
+    """Everything up, followed, and flowing."""
+    async with AsyncExitStack() as stack:
+        group = await stack.enter_async_context(processes(folder))
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        server, database = await stack.enter_async_context(own_server(databases, engine))
+        writers = await stack.enter_async_context(proxying_database(database.dsn))
+        readers = await stack.enter_async_context(proxying_database(database.dsn))
+        port = free_port()
+        symbols = [argument for ticker in TICKERS for argument in ("--symbol", ticker)]
+        exchange = group.start(
+            "exchange", "simulate", *("--port", str(port), "--rate", str(RATE), "--seed", str(seed)), *symbols
+        )
+        await exchange.printed(r"trading at (\S+)")
+        venue = await stack.enter_async_context(proxying("127.0.0.1", port))
+        ingesters = [
+            _start(
+                group,
+                f"ingest{number}",
+                "ingest",
+                *("--dsn", through(writers, database.writer), "--source", "simulator"),
+                *("--url", f"ws://127.0.0.1:{venue.port}", "--instruments", ",".join(TICKERS)),
+                TICKWICK_SPOOL_DIR=str(folder / "spool"),
+            )
+            for number in range(1, INGESTERS + 1)
+        ]
+        web_ports = [free_port() for _ in range(SERVERS)]
+        webs = [
+            _start(group, f"serve{n}", "serve", "--dsn", through(readers, database.app), "--port", str(web_port))
+            for n, web_port in enumerate(web_ports, 1)
+        ]
+        for web in webs:
+            await web.printed(r"serving (\S+)")
+        truth = LivelyTruth(TICKERS, RATE, seed)
+        await until(lambda: set(truths.held(database)) == set(truth.symbols), "every instrument has ticks")
+        clients = [Follower(truth) for _ in range(followers)]
+        addresses = [f"ws://127.0.0.1:{web_ports[n % SERVERS]}/api/v1/stream" for n in range(followers)]
+        following = [asyncio.create_task(c.run(a)) for c, a in zip(clients, addresses, strict=True)]
+        stage = Stage(
+            *(database, server, truth, group, exchange, f"http://127.0.0.1:{port}", ingesters, webs, web_ports),
+            *(writers, readers, venue, clients, session),
+        )
+        try:
+            await stage.flowing(100)
+            yield stage
+        finally:
+            for task in following:
+                task.cancel()
+            ended = await asyncio.gather(*following, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+
+def _start(group: Processes, name: str, *arguments: str, **environ: str) -> Process:
+    process = group.all[name] = Process(name, arguments, group._folder, supervised=True)
+    equip(process, **environ)
+    process.start()
+    return process
