@@ -33,6 +33,11 @@ class Subscriber:
     that tells which, after what is queued before it, once half the outbox is free. Tickers and open candles keep only
     their newest, one for each subscription. Anything else that would pass twice the limit, or a frame that is not taken
     for ten seconds, ends the client with 4408, and frees all that waits.
+
+    So a client that does not read costs, for some ten seconds, at most twice the limit here, less than 1 MiB for the
+    newest of its 1,024 subscriptions, some 200 kB for the frame on its way and its copy in the transport, and 128 KiB
+    in the kernel beyond what the client's own window took. Clients of one topic share the text of what waits: a hundred
+    that stall together cost little more than one.
     """
 
     def __init__(self, limit: int) -> None:

@@ -6,12 +6,12 @@ VALUES (%(instrument_id)s, %(from_id)s, %(to_id)s, %(from_time)s, %(to_time)s) O
 
 -- name: fill_gaps
 -- Closes the open gaps whose ids have all arrived since: by the index of open gaps, and, for each, the unique key of
--- ticks, a minute beyond its times.
+-- ticks, five seconds beyond its times: the further, the more there is to read. A repair looks a minute beyond.
 UPDATE market.gaps AS gap SET state = 'filled', closed_at = now()
 WHERE state = 'open' AND to_id - from_id + 1 = (
     SELECT count(DISTINCT tick.trade_id) FROM market.ticks AS tick
     WHERE tick.instrument_id = gap.instrument_id AND tick.trade_id BETWEEN gap.from_id AND gap.to_id
-      AND tick.time BETWEEN gap.from_time - interval '1 minute' AND gap.to_time + interval '1 minute');
+      AND tick.time BETWEEN gap.from_time - interval '5 seconds' AND gap.to_time + interval '5 seconds');
 
 -- name: due_gaps
 -- Open gaps of some instruments that opened at least `patience` ago, the smallest first, by the index of open gaps. At
@@ -32,7 +32,7 @@ ORDER BY to_id - from_id, instrument_id, from_id LIMIT 100;
 WITH known AS (
     SELECT trade_id AS first_id, trade_id AS last_id, time AS starts, time AS ends FROM market.ticks
     WHERE instrument_id = %(instrument_id)s AND trade_id BETWEEN %(from_id)s AND %(to_id)s
-      AND time BETWEEN %(from_time)s - interval '1 minute' AND %(to_time)s + interval '1 minute'
+      AND time BETWEEN %(from_time)s::timestamptz - interval '1 minute' AND %(to_time)s::timestamptz + interval '1 minute'
     UNION ALL
     SELECT from_id, to_id, to_time, from_time FROM market.gaps
     WHERE instrument_id = %(instrument_id)s AND from_id <= %(to_id)s AND to_id >= %(from_id)s AND state = 'unfillable'
@@ -52,7 +52,7 @@ WHERE first_id > before_id + 1 ORDER BY first_id LIMIT 100;
 WITH known AS (
     SELECT trade_id AS first_id, trade_id AS last_id, time AS starts, time AS ends FROM market.ticks
     WHERE instrument_id = %(instrument_id)s AND trade_id BETWEEN %(from_id)s AND %(to_id)s
-      AND time BETWEEN %(from_time)s - interval '1 minute' AND %(to_time)s + interval '1 minute'
+      AND time BETWEEN %(from_time)s::timestamptz - interval '1 minute' AND %(to_time)s::timestamptz + interval '1 minute'
     UNION ALL
     SELECT from_id, to_id, to_time, from_time FROM market.gaps
     WHERE instrument_id = %(instrument_id)s AND from_id <= %(to_id)s AND to_id >= %(from_id)s AND state <> 'filled'
@@ -88,7 +88,7 @@ SET state = excluded.state, reason = excluded.reason, closed_at = excluded.close
 -- unique key. One row.
 SELECT (SELECT count(DISTINCT trade_id) FROM market.ticks
         WHERE instrument_id = %(instrument_id)s AND trade_id BETWEEN %(from_id)s AND %(to_id)s
-          AND time BETWEEN %(from_time)s - interval '1 minute' AND %(to_time)s + interval '1 minute'),
+          AND time BETWEEN %(from_time)s::timestamptz - interval '1 minute' AND %(to_time)s::timestamptz + interval '1 minute'),
        (SELECT coalesce(sum(upper(piece) - lower(piece)), 0)::bigint
         FROM (SELECT unnest(range_agg(int8range(greatest(from_id, %(from_id)s), least(to_id, %(to_id)s), '[]'))) AS piece
               FROM market.gaps

@@ -35,9 +35,9 @@ class Process:
     """A command of the product. It can be started again once it has ended; the output of all its runs is one file."""
 
     def __init__(self, name: str, arguments: Iterable[str], folder: Path, *, supervised: bool = False) -> None:
-        """A supervised process is started again by its group, whatever it ended of, until it is terminated."""
         self.name = name
         self.supervised = supervised
+        """Whether its group starts it again, whatever it ended of, until it is terminated."""
         self.restarts = 0
         self.code: int | None = None
         """The exit code of the last run that ended; minus the signal that ended it."""
@@ -83,7 +83,12 @@ class Process:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=self._folder,
-                env={**own, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "200"},
+                env={
+                    **own,
+                    "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                    "COLUMNS": "200",
+                    "XDG_STATE_HOME": str(self._folder.parent / "state"),  # where ticks are spooled
+                },
                 start_new_session=True,
             )
 
@@ -136,8 +141,8 @@ class Processes:
         self.all: dict[str, Process] = {}
         self._folder = folder
 
-    def start(self, name: str, *arguments: str, supervised: bool = False) -> Process:
-        process = self.all[name] = Process(name, arguments, self._folder, supervised=supervised)
+    def start(self, name: str, *arguments: str) -> Process:
+        process = self.all[name] = Process(name, arguments, self._folder)
         process.start()
         return process
 

@@ -1,6 +1,7 @@
 """The stage of the soak: everything there is, several of each, and a proxy on every way between them."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +13,7 @@ import aiohttp
 import psycopg
 
 from app.embedded import Server
+from app.market.model import Tick
 from ingest.simulator.void import Span, VoidedTape
 from sql.engine import Engine
 from tests.chaos import truth as truths
@@ -22,6 +24,7 @@ from tests.chaos.system import own_server
 from tests.chaos.truth import Follower, Truth
 from tests.databases import Database, Databases
 from tests.end_to_end.commands import free_port
+from tests.integration.reckoning import reckon
 from tests.integration.rest import Rest
 
 TICKERS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC", "DOGEUSDC", "SUIUSDC")
@@ -29,6 +32,7 @@ RATE: Final = 50.0
 INGESTERS: Final = 3
 SERVERS: Final = 2
 LOOK_SECONDS: Final = 0.1
+MOST_CANDLES: Final = 5_000
 RECOVERY_SECONDS: Final = 60.0
 """Not the promise, which is a twelfth of it: beyond this it is taken to be stuck."""
 
@@ -49,7 +53,7 @@ class LivelyTruth(Truth):
         """How many ids between two, both inclusive, were never given."""
         return sum(max(0, min(last, to_id) - max(first, from_id) + 1) for first, last in self.void.get(symbol, ()))
 
-    def ticks(self, symbol: str, from_id: int, to_id: int) -> list[Any]:
+    def ticks(self, symbol: str, from_id: int, to_id: int) -> list[Tick]:
         return [tick for tick in super().ticks(symbol, from_id, to_id) if tick.trade_id <= to_id]
 
 
@@ -158,10 +162,36 @@ class Stage:
         assert truths.unsettled(self.database) == []
         await asyncio.to_thread(truths.check_candles, self.database, sent)
         for port in self.web_ports:
-            await truths.check_rest(Rest(port), sent)
+            await self._check_rest(Rest(port), sent)
+        await self._check_health()
         last = {symbol: ticks[-1].trade_id for symbol, ticks in sent.items()}
         await until(lambda: all(follower.last == last for follower in self.followers), "followers are told of all", 10)
         assert not self.wrong, self.wrong
+
+
+    async def _check_rest(self, rest: Rest, sent: dict[str, list[Tick]]) -> None:
+        """REST's newest candles are what the ticks make, and those call themselves whole that no missing id touches."""
+        for interval in truths.INTERVALS:
+            for symbol, ticks in sent.items():
+                candles = (await rest.get(f"/candles/{symbol}", interval=interval, limit=MOST_CANDLES))["candles"]
+                wanted = reckon(ticks, interval)[-MOST_CANDLES:]
+                differences = truths._differences([truths._row(candle) for candle in candles], wanted)
+                assert not differences, f"{symbol} {interval} by REST: {differences[:2]}"
+                doubtful = [c for c in candles if c["closed"] and c["complete"] == self._touched(symbol, c)]
+                assert not doubtful, f"{symbol} {interval} by REST: {doubtful[:2]}"
+
+    def _touched(self, symbol: str, candle: dict[str, Any]) -> bool:
+        """Whether an id was left out within a candle, or right beside it."""
+        spans = self.truth.void.get(symbol, ())
+        return any(first <= candle["last_id"] + 1 and last >= candle["first_id"] - 1 for first, last in spans)
+
+    async def _check_health(self) -> None:
+        """`tickwick doctor` finds nothing wrong."""
+        doctor = self.group.start("doctor", "doctor", "--dsn", self.database.dsn, "--json")
+        await until(lambda: not doctor.alive, "the doctor has looked", RECOVERY_SECONDS)
+        found = json.loads(doctor.output[doctor.output.index("{") :])
+        wrong = [finding for finding in found["findings"] if finding["state"] == "wrong"]
+        assert (doctor.code, wrong) == (0, []), f"doctor: {doctor.code} {wrong}"
 
 
 def _ticker(symbol: str) -> str:

@@ -193,17 +193,16 @@ async def running(
                 f"ingest{number}",
                 "ingest",
                 *("--dsn", writer_dsn or database.writer, "--source", "simulator", "--url", ws),
-                *("--instruments", ",".join(tickers), "--spool-dir", str(folder / "spool")),
-                supervised=supervised,
+                *("--instruments", ",".join(tickers)),
             )
             for number in range(1, ingesters + 1)
         ]
         truth, port = Truth(tickers, rate, seed), free_port()
-        web = group.start(
-            "serve", "serve", "--dsn", app_dsn or database.app, "--port", str(port), supervised=supervised
-        )
+        web = group.start("serve", "serve", "--dsn", app_dsn or database.app, "--port", str(port))
         await web.printed(r"serving (\S+)")
-        await until(lambda: set(truths.held(database)) == set(truth.symbols), "every instrument has ticks")
+        await until(lambda: _begun(database, truth, taking), "every instrument has ticks")
+        for process in (*taking, web):
+            process.supervised = supervised
         clients = [Follower(truth) for _ in range(followers)]
         following = [asyncio.create_task(c.run(f"ws://127.0.0.1:{port}/api/v1/stream")) for c in clients]
         system = System(
@@ -220,3 +219,9 @@ async def running(
         for error in ended:
             if isinstance(error, Exception):
                 raise error
+
+
+def _begun(database: Database, truth: Truth, ingesters: list[Process]) -> bool:
+    for ingester in ingesters:
+        assert ingester.alive, f"{ingester.name} has ended"
+    return set(truths.held(database)) == set(truth.symbols)

@@ -523,3 +523,16 @@ async def test_repairer_that_is_cancelled_while_it_stores_a_page_ends(
         await asyncio.wait([task], timeout=15)
         assert task.cancelled()
     assert gaps(any_database) == [(5, 50, "open", None)]
+
+
+async def test_interruption_that_leaves_the_connection_busy_passes_through(any_database: Database) -> None:
+    instrument = await add_instrument(any_database)
+
+    async def interrupted() -> None:
+        async with connected(any_database) as conn, Repair(conn, client, RepairCounters()).alone(instrument.id):
+            conn.pgconn.send_query(b"SELECT pg_sleep(0.1)")
+            raise asyncio.CancelledError
+
+    async with past([]) as (_, client):
+        with pytest.raises(asyncio.CancelledError):
+            await interrupted()

@@ -66,7 +66,7 @@ def test_tables_and_views_have_the_same_columns_on_each_engine(database: Databas
     }
 
 
-@pytest.mark.parametrize("domain", ["market", "ingest"])
+@pytest.mark.parametrize("domain", ["market", "ingest", "gaps", "ownership"])
 def test_every_named_query_fits_the_schema(database: Database, domain: str) -> None:
     role = database.app if domain == "market" else database.writer
     with database.connect(role) as conn:

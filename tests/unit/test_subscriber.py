@@ -118,10 +118,11 @@ async def test_frame_not_taken_in_time_ends_the_client(monkeypatch: pytest.Monke
         await blocked.wait()
 
     sender = asyncio.create_task(subscriber.deliver(send))
-    subscriber.check(60, "2")
+    assert subscriber.check(60, "2")
     assert not subscriber.ended.done(), "nothing is on its way yet"
     await asyncio.sleep(0)
-    subscriber.check(60, "2")
+    assert not subscriber.check(60, "2")
+    assert subscriber.check(60, "2"), "ended once"
     assert await subscriber.ended is Close.SLOW_CONSUMER
     sender.cancel()
     await asyncio.wait([sender])
