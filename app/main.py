@@ -217,7 +217,7 @@ def bind(host: str, port: int) -> socket.socket:
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if NOTSENT_LOWAT:
-            # Connections inherit it: what a client does not read waits with us, where it is bounded, conflated and noticed.
+            # Connections inherit it: what a client does not read waits with us, is bounded, conflated, and noticed.
             listening.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
         listening.bind((host, port))
     except OSError as error:

@@ -104,6 +104,7 @@ class _Ingest:
         """Until cancelled, or until one of the tasks fails."""
         writing = asyncio.create_task(self._writer.run(), name="writer")
         others = [
+            asyncio.create_task(self._writer.keep_spilling(), name="spill"),
             asyncio.create_task(self._receiver.run(), name="receiver"),
             asyncio.create_task(self._tracking.run(), name="tracking"),
             asyncio.create_task(keep_settled(self._settings.dsn, self._engine, self._came_late), name="refresher"),

@@ -134,7 +134,6 @@ class Writer:
 
         However it ends, what is not stored goes to the spool, as far as it takes it; the rest stays in `backlog`.
         """
-        spilling = asyncio.create_task(self._spill_for_ever(), name="spill")
         backoff = Backoff(first=0.05, ceiling=1.0)
         try:
             while not (self._stopping and not self.depth):
@@ -150,10 +149,16 @@ class Writer:
                 await self._lose()
                 await asyncio.sleep(backoff.next())
         finally:
-            spilling.cancel()
-            await asyncio.wait([spilling])
             await self._lose()
             await self.backlog.spill()
+
+    async def keep_spilling(self) -> None:
+        """Move to the spool what waits too long for the database, until cancelled; to be run beside `run`."""
+        while True:
+            await asyncio.sleep(SPILL_SECONDS)
+            waited = time.monotonic() - self._waiting_since if self._waiting_since is not None else 0.0
+            if waited > SPILL_AFTER_SECONDS or (self.backlog.on_disk and self.backlog.in_memory >= self._enough):
+                await self.backlog.spill()
 
     async def _write_over(self, conn: Connection) -> None:
         """Write over one connection until stopped and drained, or until it is lost."""
@@ -259,10 +264,3 @@ class Writer:
         self.counters.connected = False
         self._stall()
         await self.backlog.put_back(before=await self.bridges.close())
-
-    async def _spill_for_ever(self) -> None:
-        while True:
-            await asyncio.sleep(SPILL_SECONDS)
-            waited = time.monotonic() - self._waiting_since if self._waiting_since is not None else 0.0
-            if waited > SPILL_AFTER_SECONDS or (self.backlog.on_disk and self.backlog.in_memory >= self._enough):
-                await self.backlog.spill()

@@ -84,7 +84,7 @@ class InstrumentList(msgspec.Struct):
 
 
 class Tracking(msgspec.Struct, forbid_unknown_fields=True):
-    """Whether an instrument is tracked; `feed` says what to take as ticks of a new one: null, as others of its source."""
+    """Whether an instrument is tracked. `feed`: what to take as ticks of a new one; null: as others of its source."""
 
     tracked: bool
     feed: Feed | None = None

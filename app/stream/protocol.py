@@ -163,8 +163,8 @@ class GapEvent(msgspec.Struct, tag_field="type", tag="gap", frozen=True):
     """Trades `from_id`..`to_id` were not delivered. The reason tells where they are.
 
     `missing`: the source skipped them, and the table has them not. `slow`: dropped, because the client read too slowly.
-    `late`: some in this range were stored after higher ones had been delivered. Resume with `since` = from_id - 1, or
-    fetch them by REST.
+    `late`: some in this range were stored after higher ones had been delivered; what was told to be missing comes so,
+    too. Resume with `since` = from_id - 1, or fetch them by REST.
     """
 
     symbol: str

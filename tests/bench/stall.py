@@ -1,4 +1,4 @@
-"""What clients that stop reading, and clients that vanish, cost another one: its latency beside that of a calm crowd.
+"""What clients that stop reading, and clients that vanish, cost another: its latency beside that of who stays alone.
 
 `python -m tests.bench.stall PORT SYMBOL FIRST LAST` is the other client: it prints its latencies between two ids.
 """
@@ -52,8 +52,9 @@ class Run(NamedTuple):
 def figures(db: Database) -> list[Figure]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    control = _run(db, "CALM", stalled=0, vanished=0)
-    ours = _run(db, "STALL", stalled=STALLED, vanished=VANISHED)
+    # Beside those who stay, and nobody else: what is above it, the others cost.
+    control = _run(db, "CALM", CLIENTS - STALLED - VANISHED, stalled=0, vanished=0)
+    ours = _run(db, "STALL", CLIENTS, stalled=STALLED, vanished=VANISHED)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     name = f"another's latency, {CLIENTS:,} clients, {STALLED} stall ({ours.closed} closed), {VANISHED} vanish"
     grown = (ours.grown - control.grown) / STALLED / 1e6
@@ -63,7 +64,7 @@ def figures(db: Database) -> list[Figure]:
     ]
 
 
-def _run(db: Database, ticker: str, *, stalled: int, vanished: int) -> Run:
+def _run(db: Database, ticker: str, clients: int, *, stalled: int, vanished: int) -> Run:
     instrument_id = add_instrument(db.operator, ticker)
     cores = sorted(os.sched_getaffinity(0))
     ticks = TICKS_PER_SECOND * SECONDS
@@ -76,7 +77,7 @@ def _run(db: Database, ticker: str, *, stalled: int, vanished: int) -> Run:
             arguments = ("-m", "tests.bench.readers", str(PORT), "/api/v1/stream", subscribe, str(count), "never")
             return stack.enter_context(process(*arguments, core=cores[-1], wait_for="ready")).pid
 
-        crowd(CLIENTS - 1 - stalled - vanished)
+        crowd(clients - 1 - stalled - vanished)
         faults = [
             (crowd(count), kill) for count, kill in ((stalled, signal.SIGSTOP), (vanished, signal.SIGKILL)) if count
         ]

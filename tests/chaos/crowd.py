@@ -1,10 +1,10 @@
 """Many websocket clients in one process, which cost little: each looks for holes and repeats, and comes back when cut off.
 
-`python -m tests.chaos.crowd PORT COUNT SYMBOL…` prints `ready` once all are subscribed; SIGUSR1 stops the reading,
+`python -m tests.chaos.crowd PORT COUNT BUFFER SYMBOL…` prints `ready` once all are subscribed; SIGUSR1 stops the reading,
 SIGUSR2 resumes it; after SIGTERM it prints a Report as JSON, and ends.
 
-Clients of one server receive the same bytes, so that a frame is parsed for the first of them alone. Their sockets take
-as little as the kernel lets them: what a client does not read, its server is soon to feel.
+Clients of one server receive the same bytes, so that a frame is parsed for the first of them alone. BUFFER, where it is
+not 0, is the size of their sockets' buffers in bytes: what a client does not read, its server is soon to feel.
 """
 
 import asyncio
@@ -180,13 +180,14 @@ class Client(asyncio.Protocol):
 class Crowd:
     """The clients of this process, and what they have seen together."""
 
-    def __init__(self, port: int, symbols: Iterable[str]) -> None:
+    def __init__(self, port: int, buffer: int, symbols: Iterable[str]) -> None:
         self.symbols = list(symbols)
         self.trades = self.gaps = self.connects = 0
         self.closed: Counter[int] = Counter()
         self.wrong: list[str] = []
         self.latencies: list[float] = []
         self._port = port
+        self._buffer = buffer
         self._clients: list[Client] = []
         self._leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -236,8 +237,9 @@ class Crowd:
 
     async def _connect(self, client: Client) -> None:
         connected = socket.socket()
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MSS)
+        if self._buffer:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MSS)
         connected.setblocking(False)
         loop = asyncio.get_running_loop()
         try:
@@ -248,8 +250,8 @@ class Crowd:
         await loop.create_connection(lambda: client, sock=connected)
 
 
-async def main(port: int, count: int, symbols: list[str]) -> None:
-    crowd, ending = Crowd(port, symbols), asyncio.Event()
+async def main(port: int, count: int, buffer: int, symbols: list[str]) -> None:
+    crowd, ending = Crowd(port, buffer, symbols), asyncio.Event()
     handlers: Mapping[signal.Signals, Any] = {
         signal.SIGUSR1: crowd.pause,
         signal.SIGUSR2: crowd.resume,
@@ -264,4 +266,4 @@ async def main(port: int, count: int, symbols: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    uvloop.run(main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))

@@ -1,11 +1,14 @@
 """Ingesters die in mid-batch: their next run, or their peers, go on where they stopped."""
 
+import asyncio
 import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from sql.engine import Engine
-from tests.chaos.processes import until
+from tests.chaos.processes import Process, until
 from tests.chaos.system import Measured, own_server, running
 from tests.databases import Database, Databases
 
@@ -59,24 +62,42 @@ async def test_one_of_three_ingesters_killed_others_take_over_and_share_evenly(
         await system.verdict()
 
 
+@pytest.mark.parametrize("moment", ["between batches", "in mid-batch"])
 async def test_one_of_three_ingesters_stopped_others_take_over_and_it_returns_without_a_tick_twice(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    databases: Databases, best_engine: Engine, measured: Measured, folder: Path, moment: str
 ) -> None:
-    name = "SIGSTOP of one of three ingesters"
+    name = f"SIGSTOP of one of three ingesters {moment}"
     async with (
         own_server(databases, best_engine) as (_, database),
         running(name, folder, database, measured, tickers=SIX, rate=100, ingesters=3, supervised=False) as system,
     ):
         await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
-        system.ingesters[0].signal(signal.SIGSTOP)
+        victim = system.ingesters[0]
+        await _stop(victim, database, in_batch=moment == "in mid-batch")
         began = time.monotonic()
         await until(lambda: spread(database) == [3, 3], "two ingesters share six instruments")
         measured.note(f"{name}: hand-over", time.monotonic() - began)
         await system.recovered()
-        system.ingesters[0].signal(signal.SIGCONT)
+        victim.signal(signal.SIGCONT)
         await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
         await system.recovered()
         await system.verdict()
+
+
+async def _stop(victim: Process, database: Database, *, in_batch: bool) -> None:
+    """Stop a process while the server waits for the rest of its batch, or while it does not; tries until it is so."""
+    for _ in range(200):
+        victim.signal(signal.SIGSTOP)
+        await asyncio.sleep(0.1)
+        stuck = database.execute(
+            "SELECT pid FROM pg_stat_activity WHERE application_name = 'tickwick ingest' AND state <> 'idle'"
+            " AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '0.08 s'"
+        )
+        if bool(stuck) == in_batch:
+            return
+        victim.signal(signal.SIGCONT)
+        await asyncio.sleep(0.03)
+    pytest.fail("the process was not caught at the right moment")
 
 
 async def test_ingester_terminated_in_mid_batch_stores_all_it_has_and_the_next_run_goes_on(

@@ -138,6 +138,7 @@ async def test_probes_metrics_and_schema_answer(rest: Rest) -> None:
     schema = (await rest.ask("/schema/openapi.json")).json
     assert {path for path in schema["paths"] if path.startswith("/api/v1/")} == {
         "/api/v1/instruments",
+        "/api/v1/instruments/{symbol}/tracking",
         *(f"/api/v1/{name}/{{symbol}}" for name in ("candles", "ticks", "ticker", "price", "instruments", "gaps")),
     }
 

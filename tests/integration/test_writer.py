@@ -26,12 +26,13 @@ def make(database: Database, feed: Feed = "trade", **options: Any) -> Writer:
 
 @asynccontextmanager
 async def running(writer: Writer) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(writer.run())
+    task, spilling = asyncio.create_task(writer.run()), asyncio.create_task(writer.keep_spilling())
     try:
         yield task
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        for each in (task, spilling):
+            each.cancel()
+        await asyncio.wait([task, spilling])
 
 
 async def until(condition: Callable[[], object], seconds: float = 15) -> None:

@@ -1,4 +1,4 @@
-"""The writer with a spool: what the database does not take goes to disk, and comes back in order, with nobody told twice."""
+"""The writer with a spool: what the database does not take goes to disk, and comes back in order, told once."""
 
 import asyncio
 from collections.abc import Iterator
@@ -41,6 +41,7 @@ async def test_ticks_spill_while_the_server_is_away_and_come_back_in_order(
     ticks = series(instrument, 3000)
     made = make(any_database, spool=spool, buffer_ticks=200)
     async with running(made):
+        await made.ready.wait()
         made.push(ticks[:100])
         await until(lambda: made.counters.stored == 100)
         await asyncio.to_thread(any_server.stop)
@@ -64,6 +65,7 @@ async def test_writer_cancelled_while_the_server_is_away_leaves_all_in_the_spool
     left = Spool.open(tmp_path, 1 << 30, reserve_bytes=0)
     first = make(any_database, spool=left)
     async with running(first):
+        await first.ready.wait()
         first.push(ticks[:100])
         await until(lambda: first.counters.stored == 100)
         await asyncio.to_thread(any_server.stop)
@@ -100,7 +102,7 @@ async def test_batch_that_hangs_in_the_database_goes_to_disk_and_is_stored_once(
     assert any_database.execute(GAPS) == NO_GAPS
 
 
-async def settings(database: Database, exchange: str, folder: Path) -> Settings:
+def settings(database: Database, exchange: str, folder: Path) -> Settings:
     return Settings(dsn=database.writer, source="simulator", url=exchange, instruments="BTCUSDT", spool_dir=str(folder))
 
 
@@ -118,7 +120,7 @@ async def test_ingest_stores_what_waits_in_the_spool_of_its_database(any_databas
     await left.append(ticks, {instrument.id: instrument.symbol})
     left.close()
     async with Exchange(["BTCUSDT", "OLDUSDT"]).serve() as venue:
-        task = asyncio.create_task(service.run(await settings(any_database, venue.ws, tmp_path)))
+        task = asyncio.create_task(service.run(settings(any_database, venue.ws, tmp_path)))
         query = "SELECT count(*) FROM market.ticks WHERE instrument_id = %s AND trade_id <= 50"
         await until(lambda: any_database.execute(query, (instrument.id,)) == [(50,)])
         task.cancel()
@@ -134,4 +136,4 @@ async def test_ingest_refuses_a_spool_whose_instruments_the_database_does_not_ha
     left.close()
     async with Exchange(["BTCUSDT"]).serve() as venue:
         with pytest.raises(OperatorError, match="are of instruments that this database does not have"):
-            await service.run(await settings(any_database, venue.ws, tmp_path))
+            await service.run(settings(any_database, venue.ws, tmp_path))
