@@ -79,11 +79,37 @@ async def backfill(
     return report
 
 
-class _Asking:
-    """A venue's past, asked for with patience: waits as long as the venue wants, gives up after `ATTEMPTS` failures."""
+async def fill_open(settings: Settings, symbol: str, say: Callable[[str], None]) -> Report:
+    """Store what the exchange has of the open gaps of an instrument; its candles are left to a refresher.
 
-    def __init__(self, client: HistoryClient, ticker: str, say: Callable[[str], None]) -> None:
+    Raises OperatorError where the exchange serves no past.
+    """
+    async with await db.connect(settings.dsn, "tickwick backfill") as conn:
+        with db.translated():
+            (instrument,) = await instruments.by_symbol(conn, [symbol])
+            wanted = await gaps.open_span(conn, instrument.id)
+            if wanted is None:
+                return Report()
+            venue = venue_for(settings, instrument.source, instrument.feed)
+            assert venue.history, "venue_for answers with a history"
+            async with HistoryClient(venue.history) as client:
+                asking = _Asking(client, instrument.ticker, say, attempts=2)
+                repair = Repair(conn, client, RepairCounters())
+                before = await _count(conn, wanted)
+                await _repair(repair, conn, asking, instrument, wanted)
+            after = await _count(conn, wanted)
+            missing = wanted.to_id - wanted.from_id + 1 - sum(after)
+            return Report(after[0] - before[0], before[0], after[1] - before[1], missing)
+
+
+class _Asking:
+    """A venue's past, asked for with patience: waits as long as the venue wants, gives up after `attempts` failures."""
+
+    def __init__(
+        self, client: HistoryClient, ticker: str, say: Callable[[str], None], attempts: int = ATTEMPTS
+    ) -> None:
         self.client = client
+        self._attempts = attempts
         self.say = say
         self._ticker = ticker
         self._failures = 0
@@ -101,7 +127,7 @@ class _Asking:
     async def wait(self, error: HistoryUnavailable | Untold) -> bool:
         """Wait until asking again makes sense; False when it failed too often in a row."""
         self._failures += 1
-        if self._failures >= ATTEMPTS:
+        if self._failures >= self._attempts:
             return False
         seconds = error.wait if isinstance(error, HistoryUnavailable) else self._backoff.next()
         self.say(f"waiting {seconds:.0f} s: {error}")

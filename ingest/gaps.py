@@ -61,6 +61,12 @@ async def open_between(conn: AsyncConnection[Any], wanted: Hole) -> list[Hole]:
     return await _holes(conn, "open_gaps_between", gap_row(wanted))
 
 
+async def open_span(conn: AsyncConnection[Any], instrument_id: int) -> Hole | None:
+    """From the first to the last id of an instrument's open gaps; None where none is open."""
+    found = await _holes(conn, "open_span", {"instrument_id": instrument_id})
+    return found[0] if found else None
+
+
 async def replace(conn: AsyncConnection[Any], gap: Hole, pieces: Iterable[Piece]) -> bool:
     """Put pieces in the place of an open gap; False where it was closed meanwhile. To be called in a transaction."""
     cursor = await conn.execute(_QUERIES["take_gap"], gap_row(gap))

@@ -46,8 +46,11 @@ def settings_options(*names: str) -> Callable[[Command], Command]:
     return decorate
 
 
-def load(given: dict[str, Any]) -> Settings:
+def load(given: dict[str, Any], *, quiet: bool = False) -> Settings:
+    """The settings of a command, with logging set up; `quiet` logs errors alone where nobody asks for more."""
     loaded = settings.load(given, os.environ)
+    if quiet and given.get("log_level") is None and "TICKWICK_LOG_LEVEL" not in os.environ:
+        loaded = msgspec.structs.replace(loaded, log_level="error")
     configure_logging(loaded)
     return loaded
 

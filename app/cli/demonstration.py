@@ -1,15 +1,11 @@
 """`tickwick demo`."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from app import settings
-from app.cli.console import Number, out, settings_options
-from app.telemetry import configure_logging
+from app.cli.console import Number, load, out, settings_options
 
 
 @click.command("demo")
@@ -64,8 +60,5 @@ def demo_command(
     """
     from app.demo import DemoOptions, default_data_dir, demo
 
-    loaded = settings.load(given, os.environ)
-    if given["log_level"] is None and "TICKWICK_LOG_LEVEL" not in os.environ:
-        loaded = msgspec.structs.replace(loaded, log_level="error")
-    configure_logging(loaded)
-    demo(DemoOptions(data_dir or default_data_dir(), source, fresh, history, browser, postgres_bin), loaded, out)
+    options = DemoOptions(data_dir or default_data_dir(), source, fresh, history, browser, postgres_bin)
+    demo(options, load(given, quiet=True), out)

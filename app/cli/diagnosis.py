@@ -14,7 +14,7 @@ from rich.table import Column, Table
 
 from app import db
 from app.cli.console import LOGGING, err, load, out, run, settings_options
-from app.errors import InvalidParameter
+from app.errors import InvalidParameter, OperatorError
 from app.market.parameters import time_of
 from app.settings import Settings
 
@@ -38,7 +38,7 @@ class Time(click.ParamType[datetime]):
 
 
 @click.command("doctor")
-@settings_options("dsn", *LOGGING)
+@settings_options("dsn", "source", "url", "rest_url", *LOGGING)
 @click.argument("symbols", nargs=-1)
 @click.option(
     "--from",
@@ -62,6 +62,9 @@ def doctor_command(
 ) -> None:
     """Check ticks, candles and what keeps them, for some instruments or all.
 
+    --repair asks the exchange of each instrument for what is missing; --source, --url and --rest-url say where one is
+    that is not at its usual address.
+
     Exit code 1 when something is wrong. The role tickwick_writer sees nearly all; a superuser, all. What a role may not
     see is told as unknown, which is not wrong. Candles are compared by whole UTC days.
 
@@ -72,7 +75,7 @@ def doctor_command(
       findings  a list of {check, subject, state, detail, remedy}; remedy may be null
       repairs   what --repair did, a list of {check, subject, done, detail}; the findings are then those after it
     """
-    report = run(_doctor(load(given), symbols, start, end, repair=repair, quiet=as_json))
+    report = run(_doctor(load(given, quiet=True), symbols, start, end, repair=repair, quiet=as_json))
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=2))
     else:
@@ -89,7 +92,15 @@ async def _doctor(
     repair: bool,
     quiet: bool,
 ) -> "Report":
-    from ingest import doctor
+    from ingest import backfill, doctor
+
+    async def fetch(symbol: str) -> doctor.Cure:
+        try:
+            filled = await backfill.fill_open(loaded, symbol, progress)
+        except OperatorError as error:
+            return doctor.Cure("gaps", symbol, False, str(error))
+        said = f"{filled.new:,} ticks fetched, {filled.unfillable:,} do not exist, {filled.missing:,} still missing"
+        return doctor.Cure("gaps", symbol, filled.missing == 0, said)
 
     with _status(quiet) as status:
 
@@ -101,7 +112,7 @@ async def _doctor(
             with db.translated():
                 examination = await doctor.examine(conn, symbols, start, end)
                 report = await doctor.diagnose(examination, progress)
-                return await doctor.mend(examination, report, progress) if repair else report
+                return await doctor.mend(examination, report, progress, fetch) if repair else report
 
 
 def _status(quiet: bool) -> AbstractContextManager[Status | None]:

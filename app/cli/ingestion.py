@@ -150,7 +150,7 @@ def backfill_command(symbol: str, start: str, end: str | None, **given: Any) -> 
     fetched again: after Ctrl-C or a failure the same command goes on where it stopped. Exit code 1 when trades stayed
     missing.
     """
-    loaded = load(given)
+    loaded = load(given, quiet=True)
     source, separator, ticker = symbol.upper().partition(":")
     if not (source and separator and ticker):
         raise click.UsageError(f"{symbol!r} is not SOURCE:TICKER, such as BINANCE:BTCUSDT")

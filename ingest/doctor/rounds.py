@@ -41,7 +41,7 @@ async def open_gaps(examination: Examination) -> list[Cure]:
         async for piece in examination.pieces(subject):
             opened += await examination.execute(query, **piece)
         if opened:
-            detail = f"{counted(opened, 'gap')} opened: a running ingester fetches them, or `tickwick backfill`"
+            detail = f"{counted(opened, 'gap')} opened: to be fetched"
             cures.append(Cure("ids", subject.symbol, True, detail))
     return cures
 
@@ -118,14 +118,27 @@ async def diagnose(
     return _report(examination, findings, [])
 
 
-async def mend(examination: Examination, found: Report, progress: Callable[[str], None] = lambda _: None) -> Report:
-    """Apply the cures for what was found wrong, then look again: the report is of the state after them."""
+async def mend(
+    examination: Examination,
+    found: Report,
+    progress: Callable[[str], None] = lambda _: None,
+    fetch: Callable[[str], Awaitable[Cure]] | None = None,
+) -> Report:
+    """Apply the cures for what was found wrong, then look again: the report is of the state after them.
+
+    `fetch` asks an instrument's exchange for what its open gaps miss.
+    """
     wrong = {finding.check for finding in found.findings if finding.state == "wrong"}
     cures: list[Cure] = []
     for remedy in CURES:
         if remedy.check in wrong and examination.engine in remedy.engines:
             progress(f"mending {remedy.check}")
             cures += await _apply(examination, remedy)
+        if remedy.check == "gaps" and wrong & {"ids", "gaps"} and fetch:
+            for gap in [gap for gap in await ticks.gaps(examination) if gap.state == "wrong"]:
+                progress(f"fetching what is missing of {gap.subject}")
+                cures.append(await fetch(gap.subject))
+                wrong.add("stale ranges")
     after = await diagnose(examination, progress)
     return _report(examination, after.findings, cures)
 

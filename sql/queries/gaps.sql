@@ -26,6 +26,11 @@ SELECT instrument_id, from_id, to_id, from_time, to_time FROM market.gaps
 WHERE state = 'open' AND instrument_id = %(instrument_id)s AND from_id <= %(to_id)s AND to_id >= %(from_id)s
 ORDER BY to_id - from_id, instrument_id, from_id LIMIT 100;
 
+-- name: open_span
+-- From the first to the last id of an instrument's open gaps, by the index of open gaps. One row, or none.
+SELECT instrument_id, min(from_id), max(to_id), min(from_time), max(to_time) FROM market.gaps
+WHERE state = 'open' AND instrument_id = %(instrument_id)s GROUP BY instrument_id;
+
 -- name: missing_ids
 -- The ids of a range that are neither stored nor known to be unfillable, as ranges, ascending, with the times of the
 -- ticks around each. Reads the ticks stored there by the unique key, a minute beyond the range's times. At most 100 rows.

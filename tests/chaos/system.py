@@ -26,6 +26,8 @@ RATE: Final = 250.0
 PROMISED_SECONDS: Final = 5.0
 """Within which the product promises to have recovered; measured here, and not asserted: the machine may be busy."""
 PATIENCE_SECONDS: Final = 30.0
+AHEAD: Final = 0.2
+"""Seconds. What came before a fault must not pass for recovery from it."""
 MORE_MIB: Final = 64.0
 MORE_FDS: Final = 16
 """What a process may hold beyond what it held before the faults: buffers that grew once, pools at their bound."""
@@ -88,11 +90,11 @@ class System:
         await asyncio.sleep(seconds)
 
     async def recovered(self) -> float:
-        """Wait until all that was traded before this call is stored, whole and settled, and told to the followers.
+        """Wait until all that is traded up to AHEAD from now is stored, whole and settled, and told to the followers.
 
         Answers how many seconds that took, and notes it.
         """
-        wanted, began = self.truth.last_ids(), time.monotonic()
+        wanted, began = self.truth.last_ids(AHEAD), time.monotonic()
         while (problem := await self._behind(wanted)) is not None:
             assert not self.wrong, self.wrong
             assert time.monotonic() < began + PATIENCE_SECONDS, f"not recovered: {problem}"

@@ -76,7 +76,7 @@ async def outage(
         ingester = system.ingesters[0]
         assert await ingester.terminate() == 0
         address = metered(ingester)
-        equip(ingester, XDG_STATE_HOME=str(folder / "state"), **environ)
+        equip(ingester, TICKWICK_SPOOL_DIR=str(folder / "spool"), **environ)
         ingester.start()
         await system.recovered()
         await system.flowing()
@@ -110,9 +110,9 @@ async def test_spool_at_its_limit_keeps_what_fits_and_the_rest_is_repaired(
 async def test_disk_full_under_the_spool_keeps_what_fits_and_the_rest_is_repaired(
     databases: Databases, best_engine: Engine, measured: Measured, folder: Path
 ) -> None:
-    with _small_disk(folder / "disk", RESERVE_BYTES + (1 << 18)) as disk:
-        spool = {"TICKWICK_SPOOL_DIR": str(disk), "TICKWICK_BUFFER_TICKS": "1000"}
-        async with outage(databases, best_engine, measured, folder, "disk full under the spool", **spool) as away:
+    with _small_disk(folder / "spool", RESERVE_BYTES + (1 << 18)) as disk:
+        name, limit = "disk full under the spool", {"TICKWICK_BUFFER_TICKS": "1000"}
+        async with outage(databases, best_engine, measured, folder, name, **limit) as away:
             (disk / "others").write_bytes(bytes(1 << 18))
             await away.begins()
             await away.reaches("ingest_overflow_total", 500)

@@ -39,9 +39,9 @@ class Truth:
     def symbols(self) -> list[str]:
         return list(self._markets)
 
-    def last_ids(self) -> dict[str, int]:
-        """The id of the newest trade of each symbol by now."""
-        now_us = time.time_ns() // 1000
+    def last_ids(self, ahead: float = 0.0) -> dict[str, int]:
+        """The id of the newest trade of each symbol by now, or so many seconds ahead."""
+        now_us = time.time_ns() // 1000 + round(ahead * 1_000_000)
         return {symbol: market.id_at(now_us + 1) - 1 for symbol, market in self._markets.items()}
 
     def ticks(self, symbol: str, from_id: int, to_id: int) -> list[Tick]:

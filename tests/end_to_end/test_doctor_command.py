@@ -1,14 +1,18 @@
 """`tickwick doctor` as a process: exit codes, the table, JSON, and mistakes."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from app.market.model import Tick
+from ingest.simulator.exchange import Exchange
 from tests.databases import Database
 from tests.end_to_end.commands import tickwick
-from tests.integration.ticks import add_instrument, run_policies, series, settle, store
+from tests.integration.ticks import add_instrument, run_policies, series, settle, store, stored
 
 START = datetime(2024, 3, 15, 12, tzinfo=UTC)
 RANGE = ("--from", "2024-03-15T11:00:00Z", "--to", "2024-03-16")
@@ -45,7 +49,9 @@ async def test_doctor_tells_health_damage_and_repair_by_exit_code_and_json(datab
 
     code, report = doctor(database, "sim:btcusdt", "--repair")
     assert code == 1
-    assert [(r["check"], r["subject"], r["done"]) for r in report["repairs"]] == [("ids", "SIM:BTCUSDT", True)]
+    done = {r["check"]: (r["subject"], r["done"]) for r in report["repairs"]}
+    assert done["ids"] == ("SIM:BTCUSDT", True)
+    assert done["gaps"] == ("SIM:BTCUSDT", False), "no exchange is there to be asked"
     assert "gaps" in {f["check"] for f in report["findings"] if f["state"] == "wrong"}
 
     code, report = doctor(database, "--to", "2024-03-15T11:30:00Z")  # before the damage, but not for candles of the day
@@ -63,6 +69,26 @@ async def test_doctor_prints_a_table_for_people(any_database: Database) -> None:
     assert ["gaps", "SIM:BTCUSDT", "wrong"] in cells
     assert "mended ids of SIM:BTCUSDT: 1 gap opened" in result.stdout
     assert "2 wrong, 0 unknown, from 2024-03-15 11:00:00Z to 2024-03-16 00:00:00Z" in result.stdout
+
+
+async def test_doctor_fetches_what_is_missing_from_the_exchange(database: Database) -> None:
+    exchange = Exchange(["BTCUSDT"], rate=10)
+    instrument = await add_instrument(database)
+    end = exchange.next_id("BTCUSDT")
+    trades = exchange.tape("BTCUSDT").trades(end - 300, 300)
+    ticks = [Tick(instrument.id, t.id, t.time_us, Decimal(t.price), Decimal(t.size), t.buyer_is_maker) for t in trades]
+    await store(database, [*ticks[:100], *ticks[120:]], quiet=True)
+    await settle(database)
+    run_policies(database)
+    async with exchange.serve() as venue:
+        flags = ("--source", "simulator", "--url", venue.ws, "--repair", "--json")
+        result = await asyncio.to_thread(tickwick, "doctor", "--dsn", database.writer, *flags)
+    report = json.loads(result.stdout)
+    assert result.returncode == 0, [finding for finding in report["findings"] if finding["state"] != "ok"]
+    said = {repair["check"]: repair["detail"] for repair in report["repairs"]}
+    assert said["ids"] == "1 gap opened: to be fetched"
+    assert said["gaps"] == "20 ticks fetched, 0 do not exist, 0 still missing"
+    assert stored(database, instrument) == ticks
 
 
 async def test_doctor_looks_at_the_last_24_hours_of_now(any_database: Database) -> None:
