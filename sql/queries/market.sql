@@ -135,9 +135,14 @@ WHERE instrument_id = %(instrument_id)s AND from_id > %(after_id)s AND (%(state)
 ORDER BY from_id LIMIT %(limit)s;
 
 -- name: touching_gaps
--- The times of the gaps that touch a range, and were not filled, by instrument of the primary key. A row per gap.
+-- The times of what makes candles of a range incomplete: gaps that were not filled, by instrument of the primary key,
+-- and, where candles are materialised, ranges of late ticks that no refresh has covered, such as those that filled a
+-- gap. A row each.
 SELECT from_time, to_time FROM market.gaps
-WHERE instrument_id = %(instrument_id)s AND state <> 'filled' AND from_time < %(end)s AND to_time >= %(start)s;
+WHERE instrument_id = %(instrument_id)s AND state <> 'filled' AND from_time < %(end)s AND to_time >= %(start)s
+UNION ALL
+SELECT from_time, to_time FROM market.stale_ranges, ops.engine
+WHERE engine = 'timescaledb' AND instrument_id = %(instrument_id)s AND from_time < %(end)s AND to_time >= %(start)s;
 
 -- name: filled_gaps
 -- The gaps of an instrument that have been filled and touch any of the ranges given, which do not overlap, by the

@@ -236,11 +236,7 @@ class Crowd:
             return
 
     async def _connect(self, client: Client) -> None:
-        connected = socket.socket()
-        if self._buffer:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer)
-            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MSS)
-        connected.setblocking(False)
+        connected = small_socket(self._buffer)
         loop = asyncio.get_running_loop()
         try:
             await loop.sock_connect(connected, ("127.0.0.1", self._port))
@@ -248,6 +244,16 @@ class Crowd:
             connected.close()
             raise
         await loop.create_connection(lambda: client, sock=connected)
+
+
+def small_socket(buffer: int) -> socket.socket:
+    """A socket to be connected, that takes about so many bytes before it is read; 0 for the usual."""
+    made = socket.socket()
+    made.setblocking(False)
+    if buffer:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MSS)
+    return made
 
 
 async def main(port: int, count: int, buffer: int, symbols: list[str]) -> None:

@@ -4,20 +4,19 @@ Clients that stopped are told what they missed when they read on, or are closed 
 those that vanished, with all that it held for them.
 """
 
-import signal
-import sys
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
-
-import msgspec
+from typing import Final
 
 from sql.engine import Engine
-from tests.chaos.crowd import Report
+from tests.chaos.audience import PATIENCE, Audience
+from tests.chaos.crowd import small_socket
 from tests.chaos.equipment import metrics
-from tests.chaos.processes import LOOK_SECONDS, SHOWN, Process, Processes
+from tests.chaos.processes import LOOK_SECONDS
 from tests.chaos.proxy import Proxy, proxying
 from tests.chaos.system import Measured, System, own_server, running
 from tests.databases import Databases
@@ -31,8 +30,8 @@ STALLED: Final = 50
 KILLED: Final = 50
 """Their process is killed: the kernel closes their sockets."""
 SWALLOWED: Final = 50
-"""The network swallows them: nothing tells the server that they are gone, but that they answer no ping."""
-PATIENCE: Final = 60.0
+"""The network swallows them: nothing tells the server that they are gone, but that they take nothing any more."""
+SLOW: Final = 4408
 OUTBOX_BYTES: Final = 65_536
 SMALL_BUFFER: Final = 16_384
 """Bytes of a socket's buffer of those who are to stop reading, lest the kernel take all that the test sends them."""
@@ -44,29 +43,13 @@ MORE_TASKS: Final = 10
 MORE_FDS: Final = 10
 
 
-class Group(NamedTuple):
-    """The clients of one process."""
+class FewBytes(Proxy):
+    """A proxy that takes from its server no more than it can pass on, as good as."""
 
-    process: Process
-
-    async def joined(self) -> "Group":
-        await self.process.printed("(ready)", PATIENCE)
-        return self
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.signal(number)
-
-    async def leaves(self) -> Report:
-        """What they have seen, once they have gone."""
-        assert await self.process.terminate() == 0, self.process.output[-SHOWN:]
-        return msgspec.json.decode(self.process.output.rpartition("report ")[2], type=Report)
-
-
-def crowd(group: Processes, name: str, port: int, count: int, symbols: list[str], buffer: int = 0) -> Group:
-    process = group.all[name] = Process(name, (), group._folder)
-    process._command = [sys.executable, "-m", "tests.chaos.crowd", str(port), str(count), str(buffer), *symbols]
-    process.start()
-    return Group(process)
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        dialled = small_socket(SMALL_BUFFER)
+        await asyncio.get_running_loop().sock_connect(dialled, (self._host, self._target_port))
+        return await asyncio.open_connection(sock=dialled)
 
 
 class Web:
@@ -104,6 +87,7 @@ async def crowded(
         await web.process.printed(r"serving (\S+)")
         await web.until("listener_live", least=1)
         async with proxying("127.0.0.1", web.port) as proxy:
+            proxy.__class__ = FewBytes
             yield system, web, proxy
 
 
@@ -112,59 +96,55 @@ async def test_thousand_clients_a_tenth_stall_and_a_tenth_vanish_others_see_no_h
 ) -> None:
     async with crowded(databases, best_engine, measured, folder) as (system, web, proxy):
         port, symbols = web.port, system.truth.symbols
-        warm = await crowd(system.group, "warming", port, 50, symbols).joined()
-        await warm.leaves()
+        crowd = partial(Audience, system.group, symbols=symbols)
+        await (await crowd("warming", port, 50).comes()).leaves()
         before, holding = await web.until("stream_clients", most=0), web.process.holding()
-        calm = await crowd(system.group, "calm", port, 100, symbols).joined()
-        groups = [
-            crowd(system.group, name, at, count, symbols, buffer)
-            for name, at, count, buffer in (
-                ("reading1", port, READING // 2 - 50, 0),
-                ("reading2", port, READING // 2 - 50, 0),
-                ("paused", port, PAUSED, SMALL_BUFFER),
-                ("stalled", port, STALLED, SMALL_BUFFER),
-                ("killed", port, KILLED, 0),
-                ("swallowed", proxy.port, SWALLOWED, 0),
-            )
+        first, second, paused, stalled, killed, swallowed, calm = audiences = [
+            crowd("reading", port, READING // 2 - 50),
+            crowd("reading too", port, READING // 2 - 50),
+            crowd("paused", port, PAUSED, buffer=SMALL_BUFFER),
+            crowd("stalled", port, STALLED, buffer=SMALL_BUFFER),
+            crowd("killed", port, KILLED),
+            crowd("swallowed", proxy.port, SWALLOWED),
+            crowd("calm", port, 100),
         ]
-        one, other, paused, stalled, killed, swallowed = [await group.joined() for group in groups]
+        for audience in audiences:
+            audience.process.start()
+        for audience in audiences:
+            await audience.joined()
         assert (await web.told())["stream_clients"] == 1_000
-        await system.flowing(600)
-        full = web.process.holding()
-        in_peace = await calm.leaves()
-        calm = await crowd(system.group, "calm, later", port, 100, symbols).joined()
+        await system.flowing(300)
+        in_peace, full = await calm.leaves(), web.process.holding()
+        calm = await crowd("calm still", port, 100).comes()
 
-        for group in (paused, stalled):
-            group.signal(signal.SIGUSR1)
+        for audience in (paused, stalled):
+            audience.stops_reading()
         killed.process.kill()
         proxy.blackhole()
         await web.until("stream_dropped_trades_total", least=PAUSED * 100)
         grown = (web.process.holding().rss - full.rss) * 2**20
-        paused.signal(signal.SIGUSR2)
+        paused.reads_on()
         await web.until("stream_slow_clients_total", least=STALLED)
-        await system.recovered()
+        await web.until("stream_clients", most=1_000 - KILLED - STALLED - SWALLOWED)
         in_trouble = await calm.leaves()
-        readers = [await one.leaves(), await other.leaves(), in_peace, in_trouble]
+        readers = [await first.leaves(), await second.leaves(), in_peace, in_trouble]
         resumed = await paused.leaves()
         stalled.process.kill()
 
         assert [reader.wrong for reader in readers] == [[]] * 4
         assert [(reader.gaps, reader.closed) for reader in readers] == [(0, {})] * 4
-        assert [reader.connects for reader in readers] == [READING // 2 - 50] * 2 + [100] * 2
+        assert [reader.connects for reader in readers] == [first.count, second.count, 100, 100]
         assert resumed.wrong == []
-        assert resumed.gaps > 0
-        assert set(resumed.closed) <= {4408}
+        assert resumed.gaps >= PAUSED
+        assert set(resumed.closed) <= {SLOW}
         assert grown <= (PAUSED + STALLED) * PER_STALLED_BYTES + SLACK_MIB * 2**20, grown / 2**20
-        print(
-            f"latency of healthy clients: p50, p99 in ms: {in_peace.latencies}, with a tenth stalled and a tenth gone"
-        )
+        print(f"latency of the healthy in ms, p50 and p99: {in_peace.latencies}; while a tenth stalls and a tenth is gone:")
         print(f"{in_trouble.latencies}; {grown / 2**20:.1f} MiB more")
 
-        after = await web.until("stream_clients", most=0)
+        await web.until("stream_clients", most=0)
         await web.until("tasks", most=before["tasks"] + MORE_TASKS)
         now = web.process.holding()
         assert now.fds <= holding.fds + MORE_FDS, (holding, now)
-        assert now.rss <= full.rss + SLACK_MIB, (holding, full, now, after)
-        swallowed.process.kill()
-        assert web.process.alive
+        assert now.rss <= full.rss + SLACK_MIB, (holding, full, now)
+        await system.recovered()
         await system.verdict()

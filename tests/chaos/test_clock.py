@@ -24,10 +24,12 @@ from tests.chaos.equipment import equip, faketime_library
 from tests.chaos.processes import Process, until
 from tests.chaos.system import Measured, System, own_server, running
 from tests.chaos.truth import stored
-from tests.databases import Databases
+from tests.databases import Database, Databases
 from tests.integration.reckoning import reckon
 
 HOUR: Final = 3_600
+BRIDGED: Final = 6
+"""Gaps that may be filled at once, before clients are told of later trades; the others are repaired behind."""
 CLOSED_CANDLES: Final = 3
 """Candles of a second that each symbol has to close, once the clock is right again."""
 
@@ -127,7 +129,7 @@ async def check_live_candles(system: System, candles: Candles) -> None:
             if of == symbol:
                 told = [Decimal(candle[name]) for name in ("open", "high", "low", "close", "volume")]
                 assert told == [Decimal(value) for value in wanted[time][1:6]], (symbol, time)
-                assert candle["trades"] == wanted[time][8 - 1], (symbol, time)
+                assert candle["trades"] == wanted[time][7], (symbol, time)
 
 
 async def test_exchanges_clock_jumps_what_was_not_sent_is_fetched(
@@ -189,13 +191,15 @@ async def test_clock_of_the_database_jumps_by_an_hour_nothing_is_lost(
         own_server(clocked_databases, best_engine) as (_, database),
         running("clock of the database jumps by an hour", folder, database, measured) as system,
     ):
-        for seconds in (HOUR, 0, -HOUR, 0):
+        for seconds in (HOUR, -HOUR):
             clock.set(seconds)
             await system.flowing()
             with database.connect() as conn:
-                away = _database_clock(conn)
-            assert abs(away - seconds) < HOUR / 2
-            await system.order(drop=True)  # there is something to repair meanwhile
+                assert abs(_database_clock(conn) - seconds) < HOUR / 2
+            await system.order(skip=0.05)
+            await until(lambda: _open_gaps(database) > BRIDGED, "gaps are open when the clock is set right")
+            clock.set(0)
+            await system.order(skip=0)
             await system.recovered()
         await system.verdict()
 
@@ -205,3 +209,8 @@ def _database_clock(conn: psycopg.Connection[Any]) -> float:
     row = conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
     assert row is not None
     return float(row[0]) - datetime.now(UTC).timestamp()
+
+
+def _open_gaps(database: Database) -> int:
+    ((count,),) = database.execute("SELECT count(*) FROM market.gaps WHERE state = 'open'")
+    return int(count)
