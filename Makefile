@@ -4,6 +4,8 @@
 UV_VERSION := 0.13.8
 VENV := .venv
 ARGS ?=
+SEED ?=
+MINUTES ?=
 
 UV := $(VENV)/bin/uv
 UV_READY := $(VENV)/.uv-$(UV_VERSION)
@@ -20,7 +22,7 @@ export UV_SYSTEM_CERTS := 1
 endif
 
 .DELETE_ON_ERROR:
-.PHONY: help setup web demo test check bench lock clean
+.PHONY: help setup web demo test check bench soak lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 8
@@ -45,6 +47,9 @@ check: setup ## run what CI checks: format, lint, types, import rules, the page'
 
 bench: setup ## measure, each figure beside its control
 	$(VENV)/bin/python -m tests.bench $(ARGS)
+
+soak: setup ## have everything fail at random for MINUTES (4); SEED= repeats the faults of a run
+	$(VENV)/bin/python -m tests.chaos.soak $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 lock: $(UV_READY) ## resolve the dependencies anew
 	$(UV) pip compile --upgrade --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url \

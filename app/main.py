@@ -154,7 +154,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and sockets:
-            # Until the listener is live, the registry is empty: everything would be an unknown symbol.
+            # Until the listener is live, clients are told to try later.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READY_SECONDS):
                     await self._app.state.stream.listener.live.wait()

@@ -24,6 +24,8 @@ from ingest.sources import Source
 __all__ = ["Feed", "FeedCounters", "Timing"]
 
 MAX_FRAME_BYTES = 1 << 20
+MAX_DIAL_DELAY = 4.0
+"""Seconds between attempts to connect, at most: a source that is back is to be heard again within 5."""
 
 Socket = aiohttp.ClientWebSocketResponse[Literal[False]]
 
@@ -62,7 +64,7 @@ class Feed:
         on_connected: Callable[[Collection[InstrumentId]], None] = lambda _: None,
         *,
         timing: Timing | None = None,
-        backoff: Callable[[], Backoff] = Backoff,
+        backoff: Callable[[], Backoff] = lambda: Backoff(ceiling=MAX_DIAL_DELAY),
         quota: Quota | None = None,
     ) -> None:
         """`quota` counts connections; share one between feeds that reach the same venue from the same address."""

@@ -49,6 +49,8 @@ class Ownership:
     async def look(self) -> Look:
         """Take what is free as far as our share goes, and tell what is ours. To be called every second."""
         members = await self._members()
+        if len(members) > 1:
+            await self._conn.execute(_QUERIES["end_stalled"], {"pids": members})
         async with self._conn.cursor(row_factory=args_row(Instrument)) as cursor:
             await cursor.execute(_QUERIES["tracked_instruments"], self._who)
             tracked = {instrument.id: instrument for instrument in await cursor.fetchall()}

@@ -153,7 +153,7 @@ async def keep_settled(
     dsn: str, engine: Engine, came_late: asyncio.Event, every: timedelta = timedelta(seconds=1)
 ) -> None:
     """Settle for ever, as long as nobody else does; reconnects. `came_late` asks for a look at the open gaps."""
-    backoff = Backoff(first=0.5, ceiling=10.0)
+    backoff = Backoff(first=0.2, ceiling=2.0)
     while True:
         try:
             async with await db.connect(dsn, "tickwick refresher") as conn:

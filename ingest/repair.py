@@ -292,7 +292,7 @@ class Repairer:
 
     async def run(self) -> None:
         """Repair for ever; reconnects. Raises DatabaseRefused when the server refuses us."""
-        backoff = Backoff(first=0.5, ceiling=10.0)
+        backoff = Backoff(first=0.2, ceiling=2.0)
         while True:
             try:
                 async with await db.connect(self._dsn, "tickwick repair") as conn:
@@ -304,7 +304,6 @@ class Repairer:
 
     async def _run_over(self, repair: Repair, conn: AsyncConnection[Any], backoff: Backoff) -> None:
         while True:
-            self._woken.clear()
             try:
                 more = await self._look(repair, conn)
             except HistoryUnavailable as error:
@@ -323,6 +322,7 @@ class Repairer:
                 await self._woken.wait()
         except TimeoutError:
             return
+        self._woken.clear()  # now: a gap that opens while this one is waited for is not due when this one is
         await asyncio.sleep(self._patience)
 
     async def _look(self, repair: Repair, conn: AsyncConnection[Any]) -> bool:

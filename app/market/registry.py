@@ -3,14 +3,18 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from app.errors import InvalidParameter, UnknownSymbol
+from app.errors import DatabaseUnavailable, InvalidParameter, UnknownSymbol
 from app.market.model import Instrument
 
 
 class Registry:
-    """All instruments; replaced as a whole when one changes, so that a reader never sees half of it."""
+    """All instruments; replaced as a whole when one changes, so that a reader never sees half of it.
+
+    Until they are read for the first time, all who ask get DatabaseUnavailable: no symbol is unknown before that.
+    """
 
     def __init__(self) -> None:
+        self.filled = False
         self._by_symbol: dict[str, Instrument] = {}
         self._by_ticker: dict[str, list[Instrument]] = {}
 
@@ -20,10 +24,12 @@ class Registry:
         for instrument in by_symbol.values():
             by_ticker.setdefault(instrument.ticker, []).append(instrument)
         self._by_symbol, self._by_ticker = by_symbol, by_ticker
+        self.filled = True
 
     @property
     def all(self) -> list[Instrument]:
         """By symbol."""
+        self._check()
         return list(self._by_symbol.values())
 
     def find(self, symbol: str) -> Instrument:
@@ -31,6 +37,7 @@ class Registry:
 
         Raises UnknownSymbol with near matches, and InvalidParameter where several sources have the ticker.
         """
+        self._check()
         wanted = symbol.upper()
         if instrument := self._by_symbol.get(wanted):
             return instrument
@@ -41,6 +48,10 @@ class Registry:
             choices = ", ".join(instrument.symbol for instrument in candidates)
             raise InvalidParameter("symbol", f"{symbol!r} is quoted by several sources; say which: {choices}")
         raise UnknownSymbol(symbol, self._near(wanted))
+
+    def _check(self) -> None:
+        if not self.filled:
+            raise DatabaseUnavailable("the instruments have not been read yet")
 
     def _near(self, wanted: str) -> list[str]:
         near = get_close_matches(wanted, [*self._by_symbol, *self._by_ticker], n=5, cutoff=0.6)

@@ -30,8 +30,8 @@ async def stream(socket: Socket) -> None:
     await socket.accept()
     if _is_foreign(socket):
         await _close(socket, Close.FORBIDDEN, "pages of other origins may not connect")
-    elif service.full:
-        await _close(socket, Close.TRY_LATER, "too many clients: try later")
+    elif refusal := service.refusal:
+        await _close(socket, Close.TRY_LATER, refusal)
     else:
         await _serve(socket, service)
 

@@ -78,8 +78,13 @@ class Stream:
         return True
 
     @property
-    def full(self) -> bool:
-        return len(self.hub.subscribers) >= self._limit or self._stopping
+    def refusal(self) -> str | None:
+        """Why no client can join now; None where one can."""
+        if len(self.hub.subscribers) >= self._limit or self._stopping:
+            return "too many clients: try later"
+        if not self._registry.filled:
+            return "the server is starting: try later"
+        return None
 
     def join(self) -> Subscriber:
         subscriber = Subscriber(self._outbox_bytes)

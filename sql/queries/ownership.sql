@@ -2,11 +2,19 @@
 -- lock is about, and which one of these.
 
 -- name: guard_session
--- Ends this session, and its locks with it, 5 s after we fall silent: a stalled process, or a network that is gone. We
+-- Ends this session, and its locks with it, 3.5 s after we fall silent: a stalled process, or a network that is gone. We
 -- look every second.
-SELECT set_config('idle_session_timeout', '5s', false), set_config('tcp_keepalives_idle', '1', false),
-       set_config('tcp_keepalives_interval', '1', false), set_config('tcp_keepalives_count', '3', false),
-       set_config('tcp_user_timeout', '4000', false);
+SELECT set_config('idle_session_timeout', '3500ms', false),
+       set_config('idle_in_transaction_session_timeout', '3500ms', false),
+       set_config('tcp_keepalives_idle', '1', false), set_config('tcp_keepalives_interval', '1', false),
+       set_config('tcp_keepalives_count', '2', false), set_config('tcp_user_timeout', '3500', false);
+
+-- name: end_stalled
+-- Ends the sessions of members that stopped in the middle of a COPY, where no timeout of the server's own applies. A row
+-- each.
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = ANY(%(pids)s) AND pid <> pg_backend_pid() AND state = 'active' AND wait_event = 'ClientRead'
+  AND state_change < now() - interval '3500 milliseconds';
 
 -- name: join_ingesters
 -- Every ingester of a source and feed shares this lock; who holds it is a member.

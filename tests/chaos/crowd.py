@@ -1,10 +1,10 @@
-"""Many websocket clients in one process, which cost little: each looks for holes and repeats, and comes back when cut off.
+"""Many websocket clients in one process: each looks for holes and repeats, and comes back when it is cut off.
 
-`python -m tests.chaos.crowd PORT COUNT BUFFER SYMBOL…` prints `ready` once all are subscribed; SIGUSR1 stops the reading,
-SIGUSR2 resumes it; after SIGTERM it prints a Report as JSON, and ends.
+`python -m tests.chaos.crowd PORT COUNT BUFFER SYMBOL…` prints `ready` once all are subscribed; SIGUSR1 stops the
+reading, SIGUSR2 resumes it; after SIGTERM it prints a Report as JSON, and ends.
 
-Clients of one server receive the same bytes, so that a frame is parsed for the first of them alone. BUFFER, where it is
-not 0, is the size of their sockets' buffers in bytes: what a client does not read, its server is soon to feel.
+They cost little: clients of one server receive the same bytes, so that a frame is parsed for the first of them alone.
+BUFFER, where it is not 0, is the size of a socket's buffer in bytes: then a server feels soon that a client is not reading.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Report(msgspec.Struct):
 
 
 class Step(NamedTuple):
-    """Ids of a symbol that follow each other, delivered or told to be missing; `anew` is a snapshot, where all begins."""
+    """Ids of a symbol that follow each other: delivered, told to be missing (`gap`), or of a snapshot (`anew`)."""
 
     symbol: str
     from_id: int

@@ -235,6 +235,20 @@ async def _tracking_switched(stage: Stage, fault: Fault) -> None:
     await asyncio.to_thread(stage.database.execute, "SELECT market.track(%s)", [symbol])
 
 
+async def _clients_stop_reading(stage: Stage, fault: Fault) -> None:
+    """Long enough, at times, to be closed for it."""
+    audience = stage.wayward[fault.which % len(stage.wayward)]
+    audience.stops_reading()
+    await asyncio.sleep(3 * fault.seconds)
+    audience.reads_on()
+
+
+async def _clients_vanish(stage: Stage, fault: Fault) -> None:
+    audience = stage.wayward[fault.which % len(stage.wayward)]
+    audience.process.kill()
+    await audience.comes()
+
+
 def _writers(stage: Stage) -> Proxy:
     return stage.writers
 
@@ -269,6 +283,8 @@ FAULTS: Final[dict[str, Callable[[Stage, Fault], Awaitable[None]]]] = {
     "PostgreSQL stopped": _database_stopped,
     "ingester killed while PostgreSQL is away": _ingester_killed_while_the_database_is_away,
     "sessions ended by PostgreSQL": _sessions_ended,
+    "clients stop reading": _clients_stop_reading,
+    "clients vanish": _clients_vanish,
     "exchange killed": _exchange_killed,
     "exchange drops": _ordered("drop"),
     "exchange resets": _ordered("reset"),
@@ -284,7 +300,7 @@ FAULTS: Final[dict[str, Callable[[Stage, Fault], Awaitable[None]]]] = {
     "exchange's clock set": _clock_set,
     "exchange leaves ids out": _ids_left_out,
     "tracking off and on": _tracking_switched,
-    **{f"ingest – PostgreSQL {how}": make(_writers) for how, make in _NETWORK.items()},
-    **{f"serve – PostgreSQL {how}": make(_readers) for how, make in _NETWORK.items()},
-    **{f"ingest – exchange {how}": make(_venue) for how, make in _NETWORK.items()},
+    **{f"ingest to PostgreSQL {how}": make(_writers) for how, make in _NETWORK.items()},
+    **{f"serve to PostgreSQL {how}": make(_readers) for how, make in _NETWORK.items()},
+    **{f"ingest to exchange {how}": make(_venue) for how, make in _NETWORK.items()},
 }

@@ -1,4 +1,4 @@
-"""Everything at once, for minutes: `make soak SEED=n MINUTES=m`. The same seed brings the same faults in the same order.
+"""Everything at once, for minutes: `make soak SEED=n MINUTES=m`. A seed brings the same faults in the same order.
 
 After each fault it waits until all is well again, and notes how long that took; at the end all is compared with the
 truth. Exit code 1, with the seed, the fault, and the first difference, when something is wrong.

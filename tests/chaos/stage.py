@@ -17,8 +17,9 @@ from app.market.model import Tick
 from ingest.simulator.void import Span, VoidedTape
 from sql.engine import Engine
 from tests.chaos import truth as truths
+from tests.chaos.audience import Audience
 from tests.chaos.equipment import equip
-from tests.chaos.processes import Process, Processes, processes, until
+from tests.chaos.processes import Holding, Process, Processes, processes, until
 from tests.chaos.proxy import Proxy, proxying, proxying_database, through
 from tests.chaos.system import own_server
 from tests.chaos.truth import Follower, Truth
@@ -33,6 +34,13 @@ INGESTERS: Final = 3
 SERVERS: Final = 2
 LOOK_SECONDS: Final = 0.1
 MOST_CANDLES: Final = 5_000
+READING: Final = 15
+WAYWARD: Final = 8
+SMALL_BUFFER: Final = 16_384
+"""Of the wayward, lest the kernel take all that a server sends them while they do not read."""
+MORE_MIB: Final = 96.0
+MORE_FDS: Final = 32
+"""What a process may hold at the end beyond what it held when all were there and nothing had happened yet."""
 RECOVERY_SECONDS: Final = 60.0
 """Not the promise, which is a twelfth of it: beyond this it is taken to be stuck."""
 
@@ -77,9 +85,14 @@ class Stage:
     venue: Proxy
     """Between the ingesters and the exchange."""
     followers: list[Follower]
+    readers_of: list[Audience]
+    """Clients who read all along, for each server."""
+    wayward: list[Audience]
+    """Clients who stop reading, or vanish, for each server."""
     session: aiohttp.ClientSession
     ahead: float = 0.0
     orders: dict[str, Any] = field(default_factory=dict)
+    before: dict[str, Holding] = field(default_factory=dict)
 
     @property
     def wrong(self) -> list[str]:
@@ -155,6 +168,7 @@ class Stage:
 
     async def verdict(self) -> None:
         """With the exchange's clock right again and ingest at rest, everything against the truth."""
+        await self._check_holdings()
         for ingester in self.ingesters:
             assert await ingester.terminate() == 0, ingester.output[-2_000:]
         found = await asyncio.to_thread(truths.stored, self.database)
@@ -167,7 +181,19 @@ class Stage:
         last = {symbol: ticks[-1].trade_id for symbol, ticks in sent.items()}
         await until(lambda: all(follower.last == last for follower in self.followers), "followers are told of all", 10)
         assert not self.wrong, self.wrong
+        for audience in (*self.readers_of, *self.wayward):
+            seen = await audience.leaves()
+            assert not seen.wrong, (audience.process.name, seen.wrong)
+            assert seen.trades > 0
 
+    async def _check_holdings(self) -> None:
+        """Memory and descriptors are back, though some clients may still be on their way in or out."""
+        for process in (*self.ingesters, *self.webs):
+            before = self.before[process.name]
+            most = before.fds + MORE_FDS
+            await until(lambda p=process, m=most: p.holding().fds <= m, f"{process.name} has closed what it opened")  # type: ignore[misc]
+            now = process.holding()
+            assert now.rss <= before.rss + MORE_MIB, (process.name, before, now)
 
     async def _check_rest(self, rest: Rest, sent: dict[str, list[Tick]]) -> None:
         """REST's newest candles are what the ticks make, and those call themselves whole that no missing id touches."""
@@ -241,10 +267,21 @@ async def staged(
         following = [asyncio.create_task(c.run(a)) for c, a in zip(clients, addresses, strict=True)]
         stage = Stage(
             *(database, server, truth, group, exchange, f"http://127.0.0.1:{port}", ingesters, webs, web_ports),
-            *(writers, readers, venue, clients, session),
+            *(writers, readers, venue, clients),
+            *([Audience(group, f"reading{n}", at, READING, truth.symbols) for n, at in enumerate(web_ports, 1)],),
+            *(
+                [
+                    Audience(group, f"wayward{n}", at, WAYWARD, truth.symbols, buffer=SMALL_BUFFER)
+                    for n, at in enumerate(web_ports, 1)
+                ],
+            ),
+            session,
         )
         try:
+            for audience in (*stage.readers_of, *stage.wayward):
+                await audience.comes()
             await stage.flowing(100)
+            stage.before = {process.name: process.holding() for process in (*ingesters, *webs)}
             yield stage
         finally:
             for task in following:

@@ -1,12 +1,15 @@
 """Who owns what among several ingesters: evenly, one owner each, followed at run time, handed over at a death."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import psycopg
 import pytest
 
+import sql
 from app.market.model import Instrument, InstrumentId
 from ingest.ownership import Ownership, share_of
 from ingest.writer import Writer
@@ -96,7 +99,7 @@ async def test_session_that_falls_silent_is_ended_by_the_server(any_database: Da
     async with connected(any_database) as conn:
         await Ownership(conn, "SIM", "trade").join()
         cursor = await conn.execute("SELECT current_setting('idle_session_timeout')")
-        assert await cursor.fetchone() == ("5s",)
+        assert await cursor.fetchone() == ("3500ms",)
 
 
 def followed(*writers: Writer) -> list[set[str]]:
@@ -139,3 +142,19 @@ async def test_three_writers_share_and_the_death_of_one_hands_its_instruments_ov
         await until(lambda: sum(writer.counters.stored for writer in writers) == 60)
     for instrument in instruments:
         assert stored(database, instrument) == series(instrument, 10)
+
+
+async def test_peer_that_stopped_in_the_middle_of_a_copy_loses_what_it_owned(database: Database) -> None:
+    """Regression: no timeout of the server's own ends such a session."""
+    instrument = await add_instrument(database)
+    async with peers(database, 2) as (stalled, other):
+        assert (await stalled.look()).keep
+        conn = stalled._conn
+        with contextlib.suppress(psycopg.OperationalError):
+            async with conn.cursor() as cursor, cursor.copy(sql.load("ingest")["copy_ticks"]) as copy:
+                await copy.write(b"PGCOPY\n\xff\r\n\0" + b"\0" * 8)
+                async with asyncio.timeout(15):
+                    while not (await other.look()).keep:  # noqa: ASYNC110  # a look asks the server
+                        await asyncio.sleep(0.2)
+        assert (await other.look()).keep.keys() == {instrument.id}
+        assert conn.broken

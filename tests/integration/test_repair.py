@@ -147,7 +147,7 @@ async def test_repair_splits_a_gap_where_the_exchange_has_no_trades(database: Da
     async with past(there) as (_, client):
         repairer = make(database, client, instrument)
         async with running(repairer):
-            await until(closed(database))
+            await until(lambda: closed(database)() and repairer.counters.unfillable == 4)
     assert stored(database, instrument) == there
     assert gaps(database) == [
         (5, 5, "unfillable", NO_SUCH_IDS),
@@ -158,7 +158,7 @@ async def test_repair_splits_a_gap_where_the_exchange_has_no_trades(database: Da
         (43, 49, "filled", None),
         (50, 50, "unfillable", NO_SUCH_IDS),
     ]
-    assert (repairer.counters.filled, repairer.counters.unfillable) == (3, 4)
+    assert repairer.counters.filled == 3
     times = database.execute("SELECT from_time, to_time FROM market.gaps WHERE from_id = 9")
     assert times == [(ticks[7].time, ticks[11].time)]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.errors import InvalidParameter, UnknownSymbol
+from app.errors import DatabaseUnavailable, InvalidParameter, UnknownSymbol
 from app.market.model import Instrument, InstrumentId
 from app.market.registry import Registry
 
@@ -56,3 +56,16 @@ def test_replaced_registry_knows_the_new_instruments_alone(registry: Registry) -
     assert [one.id for one in registry.all] == [9]
     with pytest.raises(UnknownSymbol):
         registry.find("ETHUSDT")
+
+
+def test_before_the_first_reading_no_symbol_is_unknown() -> None:
+    """Regression: a client that came while the server started was told that its symbol does not exist."""
+    made = Registry()
+    assert not made.filled
+    with pytest.raises(DatabaseUnavailable):
+        made.find("BINANCE:BTCUSDT")
+    with pytest.raises(DatabaseUnavailable):
+        made.all  # noqa: B018
+    made.replace([])
+    assert made.filled
+    assert made.all == []
