@@ -1,5 +1,6 @@
 """The metrics of an ingest process, for Prometheus."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 
@@ -19,7 +20,8 @@ def serve_metrics(settings: Settings, feed: FeedCounters, writer: Writer, repair
     if not settings.metrics_port:
         yield
         return
-    registry = telemetry.metrics(values(feed, writer, repairer.counters if repairer else RepairCounters()))
+    repair = repairer.counters if repairer else RepairCounters()
+    registry = telemetry.metrics(values(feed, writer, repair, asyncio.get_running_loop()))
     try:
         server, _ = prometheus_client.start_http_server(settings.metrics_port, settings.host, registry)
     except OSError as error:
@@ -30,7 +32,9 @@ def serve_metrics(settings: Settings, feed: FeedCounters, writer: Writer, repair
         server.shutdown()
 
 
-def values(feed: FeedCounters, writer: Writer, repair: RepairCounters) -> list[telemetry.Value]:
+def values(
+    feed: FeedCounters, writer: Writer, repair: RepairCounters, loop: asyncio.AbstractEventLoop
+) -> list[telemetry.Value]:
     """All metrics, and where each is read when it is asked for."""
     written, backlog = writer.counters, writer.backlog
     return [
@@ -56,4 +60,5 @@ def values(feed: FeedCounters, writer: Writer, repair: RepairCounters) -> list[t
         ("ingest_spool_ticks", "Ticks that wait for the database, on disk.", lambda: backlog.on_disk),
         ("ingest_spool_bytes", "What they take there.", lambda: backlog.bytes_on_disk),
         ("ingest_database_connected", "1 while the writer is connected.", lambda: written.connected),
+        ("ingest_tasks", "Tasks of the event loop.", lambda: len(asyncio.all_tasks(loop))),
     ]

@@ -26,14 +26,16 @@ from app.signals import until_signal
 
 MAX_REJECTIONS_SHOWN: Final = 100
 INGEST: Final = ("source", "url", "rest_url", "instruments", "feed")
+WRITING: Final = ("flush_ms", "flush_ticks", "buffer_ticks", "spool_dir", "spool_bytes")
 
 
 @click.command("ingest")
-@settings_options("dsn", *INGEST, "flush_ms", "flush_ticks", "buffer_ticks", "host", "metrics_port", *LOGGING)
+@settings_options("dsn", *INGEST, "api_key", "poll_seconds", *WRITING, "host", "metrics_port", *LOGGING)
 def ingest_command(**given: Any) -> None:
     """Take ticks from an exchange into the database.
 
-    A second process for the same instruments waits as a hot standby.
+    Several processes for one exchange share its instruments evenly, and take over from one that dies. What is tracked
+    is what the database says: --instruments adds to it, `SELECT market.untrack('BINANCE:BTCUSDT')` takes away.
     """
     from ingest import service
 

@@ -70,8 +70,9 @@ DEFAULT_SYMBOLS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC")
     "--misbehave",
     "misbehaviour",
     envvar="TICKWICK_MISBEHAVE",
-    help="Faults as name=value pairs, such as skip=0.01,duplicate=0.02,reorder=0.01,garbage=0.001,"
-    "max_connection_seconds=60; POST /control changes them while it runs.  [env: TICKWICK_MISBEHAVE]",
+    help="Faults as name=value pairs, such as skip=0.01,duplicate=0.02,reorder=0.01,garbage=0.001,rest_failure=0.1,"
+    "rest_latency_seconds=0.5,max_connection_seconds=60; POST /control changes them while it runs."
+    "  [env: TICKWICK_MISBEHAVE]",
 )
 def simulate_command(
     port: int,
@@ -84,7 +85,10 @@ def simulate_command(
     misbehaviour: str | None,
     **given: Any,
 ) -> None:
-    """An exchange on this machine that speaks Binance's websocket and REST, with a market of its own or a replay."""
+    """An exchange on this machine that speaks Binance's and Coinbase's websocket and REST.
+
+    It has a market of its own, or replays a file.
+    """
     from ingest.simulator import exchange as simulator
     from ingest.simulator.replay import Replay
 

@@ -4,7 +4,7 @@
 reading, SIGUSR2 resumes it; after SIGTERM it prints a Report as JSON, and ends.
 
 They cost little: clients of one server receive the same bytes, so that a frame is parsed for the first of them alone.
-BUFFER, where it is not 0, is the size of a socket's buffer in bytes: then a server feels soon that a client is not reading.
+BUFFER, where it is not 0, is the size of a socket's buffer in bytes: a server then feels soon that nobody reads.
 """
 
 import asyncio
@@ -119,8 +119,10 @@ class Client(asyncio.Protocol):
         self._bytes += data
         if not self._upgraded:
             head, separator, rest = self._bytes.partition(b"\r\n\r\n")
-            if separator:
-                assert head.startswith(b"HTTP/1.1 101"), head
+            if separator and self.transport:
+                if not head.startswith(b"HTTP/1.1 101"):
+                    self.transport.close()  # it comes back
+                    return
                 self._upgraded, self._bytes = True, rest
                 self._subscribe()
         if self._upgraded:

@@ -146,7 +146,8 @@ class Stage:
         wanted, began = await self.traded(), time.monotonic()
         while (problem := await self._behind(wanted)) is not None:
             assert not self.wrong, self.wrong
-            assert time.monotonic() < began + RECOVERY_SECONDS, f"not recovered: {problem}"
+            if time.monotonic() > began + RECOVERY_SECONDS:
+                raise AssertionError(f"not recovered: {problem}; {await asyncio.to_thread(self._lost)}")
             await asyncio.sleep(LOOK_SECONDS)
         return time.monotonic() - began
 
@@ -165,6 +166,16 @@ class Stage:
                 if follower.last.get(symbol, -1) < last_id:
                     return f"follower {number} is at {follower.last.get(symbol)} of {symbol}, wanted {last_id}"
         return f"unsettled: {unsettled[:5]}" if unsettled else None
+
+    def _lost(self) -> str:
+        """The ids that are not stored, and what is known of them."""
+        found = {}
+        for symbol, ticks in truths.stored(self.database).items():
+            sent = self.truth.ticks(symbol, ticks[0].trade_id, ticks[-1].trade_id)
+            missing = truths.ranges(sorted({tick.trade_id for tick in sent} - {tick.trade_id for tick in ticks}))
+            if missing:
+                found[symbol] = missing
+        return f"not stored: {found}"
 
     async def verdict(self) -> None:
         """With the exchange's clock right again and ingest at rest, everything against the truth."""
