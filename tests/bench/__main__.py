@@ -1,14 +1,22 @@
-"""Prints the table. `python -m tests.bench [ingest latency fanout stall candles]` runs some of it."""
+"""Prints the table. `python -m tests.bench [ingest latency fanout stall candles recovery spool]` runs some of it."""
 
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import candles, fanout, ingest, latency, stall
+from tests.bench import candles, fanout, ingest, latency, recovery, spool, stall
 from tests.bench.harness import database
 
-PARTS = {"ingest": ingest, "latency": latency, "fanout": fanout, "stall": stall, "candles": candles}
+PARTS = {
+    "ingest": ingest,
+    "latency": latency,
+    "fanout": fanout,
+    "stall": stall,
+    "candles": candles,
+    "recovery": recovery,
+    "spool": spool,
+}
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,10 +151,17 @@ async def test_ingester_killed_with_ticks_in_the_spool_they_are_stored_though_th
             away.server.start()
             system.ingesters[0].start()
             await system.recovered()
+            assert _told_missing(system, stored, spooled) == []
             await system.order(void={})
             await system.flowing()
         assert away.database.execute("SELECT count(*) FROM market.gaps WHERE state = 'unfillable'") == [(0,)]
         await system.verdict()
+
+
+def _told_missing(system: System, after: dict[str, int], until_id: dict[str, int]) -> list[dict[str, Any]]:
+    """What clients were told to be missing of the ids between."""
+    gaps = [gap for follower in system.followers for gap in follower.gaps]
+    return [gap for gap in gaps if gap["from_id"] <= until_id[gap["symbol"]] and gap["to_id"] > after[gap["symbol"]]]
 
 
 async def test_ingester_terminated_while_the_database_is_away_loses_nothing(
