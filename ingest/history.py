@@ -239,7 +239,11 @@ class HistoryClient:
                 raise TryLater(f"HTTP {response.status}", wait)
             if response.status >= 500 or response.status == 408:
                 raise aiohttp.ClientError(f"HTTP {response.status}")
-            raise RequestRefused(f"HTTP {response.status}, {_reason(body)}")
+            if reason := _reason(body):
+                raise RequestRefused(f"HTTP {response.status}, {reason}")
+            # A proxy, or a wrong address: it says nothing of the trades, which must not be given up for that.
+            complaint = f"HTTP {response.status}, not in the venue's own words: is this the address of its REST?"
+            raise TryLater(complaint, wait or self._patience.default_pause)
 
     def _heed(self, response: aiohttp.ClientResponse) -> None:
         used = response.headers.get(self.history.weight_header, "") if self.history.weight_header else ""
@@ -266,9 +270,9 @@ def _date(value: str) -> datetime | None:
 
 
 def _reason(body: bytes) -> str:
-    """The venue's own words, where they can be found."""
+    """The venue's own words; empty where there are none."""
     try:
         complaint = msgspec.json.decode(body, type=_Complaint)
     except (msgspec.MsgspecError, ValueError, RecursionError):
-        return "no reason given"
-    return (complaint.message or complaint.msg or "no reason given")[:200]
+        return ""
+    return (complaint.message or complaint.msg)[:200]

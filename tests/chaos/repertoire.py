@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tests.chaos.processes import Process, crash, revive
+from tests.chaos.processes import Process, crash, revive, until
 from tests.chaos.proxy import Proxy
 from tests.chaos.stage import TICKERS, Stage
 
@@ -48,6 +48,13 @@ def _web(stage: Stage, fault: Fault) -> Process:
     return stage.webs[fault.which % len(stage.webs)]
 
 
+async def _up(process: Process) -> Process:
+    """Wait until a process that the last fault ended is there again, and minds signals."""
+    await until(lambda: process.alive, f"{process.name} runs")
+    await process.printed("(writer ready|serving)")
+    return process
+
+
 Victim = Callable[[Stage, Fault], Process]
 Way = Callable[[Stage], Proxy]
 
@@ -61,7 +68,7 @@ def _killed(victim: Victim) -> Callable[[Stage, Fault], Awaitable[None]]:
 
 def _terminated(victim: Victim) -> Callable[[Stage, Fault], Awaitable[None]]:
     async def inflict(stage: Stage, fault: Fault) -> None:
-        process = victim(stage, fault)
+        process = await _up(victim(stage, fault))
         code = await process.terminate()
         assert code == 0, f"{process.name} ended with {code} after SIGTERM"
         process.start()
@@ -71,7 +78,7 @@ def _terminated(victim: Victim) -> Callable[[Stage, Fault], Awaitable[None]]:
 
 def _stopped(victim: Victim) -> Callable[[Stage, Fault], Awaitable[None]]:
     async def inflict(stage: Stage, fault: Fault) -> None:
-        process = victim(stage, fault)
+        process = await _up(victim(stage, fault))
         process.signal(signal.SIGSTOP)
         await asyncio.sleep(fault.seconds)
         process.signal(signal.SIGCONT)

@@ -41,6 +41,8 @@ SMALL_BUFFER: Final = 16_384
 MORE_MIB: Final = 96.0
 MORE_FDS: Final = 32
 """What a process may hold at the end beyond what it held when all were there and nothing had happened yet."""
+STILL_SECONDS: Final = 1.0
+"""Longer than a tick is on its way, when nothing is wrong."""
 RECOVERY_SECONDS: Final = 60.0
 """Not the promise, which is a twelfth of it: beyond this it is taken to be stuck."""
 
@@ -180,11 +182,13 @@ class Stage:
     async def verdict(self) -> None:
         """With the exchange's clock right again and ingest at rest, everything against the truth."""
         await self._check_holdings()
-        for ingester in self.ingesters:
-            assert await ingester.terminate() == 0, ingester.output[-2_000:]
+        await self._come_to_rest()
+        codes = await asyncio.gather(*(ingester.terminate() for ingester in self.ingesters))
+        assert codes == [0] * len(codes), codes
         found = await asyncio.to_thread(truths.stored, self.database)
         sent = await asyncio.to_thread(truths.check_ticks, self.truth, found)
-        assert truths.unsettled(self.database) == []
+        unsettled = truths.unsettled(self.database)
+        assert not unsettled, unsettled
         await asyncio.to_thread(truths.check_candles, self.database, sent)
         for port in self.web_ports:
             await self._check_rest(Rest(port), sent)
@@ -196,6 +200,19 @@ class Stage:
             seen = await audience.leaves()
             assert not seen.wrong, (audience.process.name, seen.wrong)
             assert seen.trades > 0
+
+    async def _come_to_rest(self) -> None:
+        """Have the exchange send nothing more, and wait until nothing moves: what comes late has nobody to mend it."""
+        await self.order(silence=3_600)
+        before, began = None, time.monotonic()
+        while True:
+            held = await asyncio.to_thread(truths.held, self.database)
+            problem = await self._behind({symbol: each.last_id for symbol, each in held.items()})
+            if problem is None and held == before:
+                return
+            assert time.monotonic() < began + RECOVERY_SECONDS, problem
+            before = held
+            await asyncio.sleep(STILL_SECONDS)
 
     async def _check_holdings(self) -> None:
         """Memory and descriptors are back, though some clients may still be on their way in or out."""

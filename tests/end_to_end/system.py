@@ -53,8 +53,13 @@ class System:
 
 
 @asynccontextmanager
-async def running(database: Database, exchange: Exchange, feed: Any = "trade") -> AsyncIterator[System]:
-    """Everything up and following the exchange; all stopped afterwards, and a failure of any of it raised."""
+async def running(
+    database: Database, exchange: Exchange, feed: Any = "trade", source: Any = "simulator", tickers: str = ""
+) -> AsyncIterator[System]:
+    """Everything up and following the exchange; all stopped afterwards, and a failure of any of it raised.
+
+    `tickers` are the exchange's where the source speaks its own protocol.
+    """
     serving_ready, ingest_ready = asyncio.Event(), asyncio.Event()
     address: list[str] = []
 
@@ -63,8 +68,8 @@ async def running(database: Database, exchange: Exchange, feed: Any = "trade") -
         serving_ready.set()
 
     async with exchange.serve() as venue, aiohttp.ClientSession() as session:
-        tickers = ",".join(exchange.symbols)
-        settings = Settings(dsn=database.writer, source="simulator", url=venue.ws, instruments=tickers, feed=feed)
+        tickers = tickers or ",".join(exchange.symbols)
+        settings = Settings(dsn=database.writer, source=source, url=venue.ws, instruments=tickers, feed=feed)
         taking = asyncio.create_task(ingest(settings, lambda _: ingest_ready.set()))
         await _first(ingest_ready, taking)
         serving = asyncio.create_task(serve_on(bind("127.0.0.1", 0), Settings(dsn=database.app), served))

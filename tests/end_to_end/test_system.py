@@ -149,3 +149,23 @@ async def test_other_feeds_become_ticks_of_their_own_kind(any_database: Database
         await until(lambda: len(system.stored(BTC)) >= 3)
     rows = any_database.execute("SELECT feed, contiguous_ids FROM market.instruments")
     assert rows == [(feed, feed == "aggTrade")]
+
+
+async def test_coinbase_what_was_missed_while_cut_off_is_fetched_over_its_rest(database: Database) -> None:
+    exchange = Exchange(["BTCUSDT"], rate=100, seed=13, misbehaviour=Misbehaviour(skip=0.02))
+    coinbase = running(database, exchange, source="coinbase", tickers="BTC-USDT")
+    symbol = "COINBASE:BTC-USDT"
+    trades = {"channel": "trades", "symbols": [symbol]}
+    async with coinbase as system, following(system, trades) as follower:
+        await until(lambda: len(follower.trade_ids(symbol)) > 100)
+        exchange.drop_connections()
+        await until(lambda: len(follower.trade_ids(symbol)) > 300)
+        exchange.misbehave(Misbehaviour())
+        await quiet(system, symbol)
+        await until(lambda: database.execute("SELECT count(*) FROM market.gaps WHERE state = 'open'") == [(0,)], 30)
+        stored = system.stored(symbol)
+        assert len(stored) > 300
+        assert stored == system.traded("BTCUSDT", min(stored), max(stored))
+        assert follower.unexplained_jumps(symbol) == []
+    rows = database.execute("SELECT base, quote, feed, contiguous_ids FROM market.instruments")
+    assert rows == [("BTC", "USDT", "trade", True)]

@@ -1,6 +1,5 @@
 """The client of past trades against venues that misbehave on command."""
 
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -252,9 +251,6 @@ async def test_venue_that_is_not_there_is_unavailable() -> None:
     ("answer", "words"),
     [
         (Answer(UNKNOWN, status=400), r"HTTP 400, Invalid symbol\."),
-        (Answer(b"\xff", status=404), "HTTP 404, no reason given"),
-        (Answer(status=451), "HTTP 451"),
-        (Answer(status=302, Location="http://127.0.0.1:1/"), "HTTP 302"),
         (Answer({"message": "x" * 1000}, status=401), "HTTP 401, x{200}$"),
     ],
 )
@@ -264,6 +260,27 @@ async def test_refusal_is_not_tried_again(venue: RestVenue, answer: Answer, word
         with pytest.raises(HistoryRefused, match=words):
             await history.page("NOPE", ONE, 5, TIME_US)
         assert history.pause == 0
+    assert len(venue.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (Answer(b"<html>nothing here</html>", status=404), "HTTP 404, not in the venue's own words"),
+        (Answer(b"\xff", status=404), "HTTP 404"),
+        (Answer(status=451), "HTTP 451"),
+        (Answer(status=302, Location="http://127.0.0.1:1/"), "HTTP 302"),
+    ],
+)
+async def test_refusal_that_is_not_the_venues_own_is_no_word_about_its_trades(
+    venue: RestVenue, answer: Answer, words: str
+) -> None:
+    """A wrong address would otherwise have every gap given up for good."""
+    venue.answers = [answer]
+    async with client(binance(venue)) as history:
+        with pytest.raises(HistoryUnavailable, match=words):
+            await history.page("NOPE", ONE, 5, TIME_US)
+        assert history.pause > 0
     assert len(venue.requests) == 1
 
 
@@ -375,7 +392,7 @@ async def test_kraken_pair_that_is_unknown_is_refused(venue: RestVenue) -> None:
 async def test_key_in_a_header_is_in_no_error(venue: RestVenue) -> None:
     history = replace(binance(venue), headers={"X-Key": "0f7e-secret"})
     assert "secret" not in repr(history)
-    venue.answers = [Answer(json.loads("{}"), status=401)]
+    venue.answers = [Answer({"msg": "API-key format invalid."}, status=401)]
     async with client(history) as asking:
         with pytest.raises(HistoryRefused) as caught:
             await asking.page("BTCUSDT", ONE, 5, TIME_US)
