@@ -44,6 +44,8 @@ async def run(settings: Settings, ready: Callable[[list[str]], None] = lambda _:
     """
     venue = venue_of(settings)
     tickers = [ticker.strip().upper() for ticker in settings.instruments.split(",") if ticker.strip()]
+    if settings.instruments and not tickers:
+        raise OperatorError("--instruments names no ticker: leave it empty to track what is tracked already")
     engine, database = await _prepare(settings, venue, tickers)
     with contextlib.closing(Spool.open(_spool_folder(settings, database), settings.spool_bytes)) as spool:
         await _check_spool(settings, spool)
