@@ -59,7 +59,7 @@ def pool(dsn: str, application: str, size: int) -> Pool:
         max_size=size,
         open=False,
         timeout=2,
-        reconnect_timeout=10,
+        reconnect_timeout=1,  # then the next request dials anew, instead of after a growing delay
         configure=configure,
         check=AsyncConnectionPool.check_connection,
         name=application,

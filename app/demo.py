@@ -129,7 +129,7 @@ class _Demo:
         listings = {each.symbol: Listing(each.base, each.quote, each.tick_places) for each in listed}
         async with await db.connect(self._writer_dsn, "tickwick demo") as conn:
             found = await instruments.ensure(conn, "SIM", listings, "trade", contiguous_ids=True)
-            last = await instruments.last_stored(conn, found)
+            last = await instruments.last_stored(conn, [each.id for each in found])
             spans = {instrument: self._span(exchange, instrument, last[instrument.id]) for instrument in found}
             total = sum(end - start for start, end in spans.values())
             table, sequence = TickTable(conn), Sequence(last)

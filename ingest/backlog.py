@@ -70,6 +70,11 @@ class Backlog:
         self._memory.extend(ticks)
         self.pushed += len(ticks)
 
+    @property
+    def hand_is_on_disk(self) -> bool:
+        """Whether the batch in hand came from the spool, which forgets it when it is done."""
+        return self._origin is _Origin.DISK
+
     async def take(self, limit: int) -> list[Tick]:
         """The oldest ticks, about `limit` of them, or none; they are in hand until `done` or `put_back`."""
         async with self._turn:

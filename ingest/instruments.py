@@ -59,11 +59,8 @@ async def by_symbol(conn: AsyncConnection[Any], symbols: Sequence[str]) -> list[
 
 
 async def last_stored(
-    conn: AsyncConnection[Any], tracked: Iterable[Instrument]
+    conn: AsyncConnection[Any], instrument_ids: Iterable[InstrumentId]
 ) -> dict[InstrumentId, tuple[int, int] | None]:
     """The highest trade id of each instrument with contiguous ids, and its last time in µs; None without ticks."""
-    last: dict[InstrumentId, tuple[int, int] | None] = {i.id: None for i in tracked if i.contiguous_ids}
-    cursor = await conn.execute(_QUERIES["last_ids"], {"instrument_ids": list(last)})
-    for instrument_id, last_id, time in await cursor.fetchall():
-        last[instrument_id] = (last_id, to_micros(time))
-    return last
+    cursor = await conn.execute(_QUERIES["last_ids"], {"instrument_ids": list(instrument_ids)})
+    return {row[0]: None if row[1] is None else (row[1], to_micros(row[2])) for row in await cursor.fetchall()}

@@ -1,13 +1,13 @@
 """The writer's hold on the database while one connection lasts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from app.market.model import Instrument, InstrumentId, Tick
 from ingest.backlog import Backlog
 from ingest.copy import Connection, TickTable
 from ingest.instruments import last_stored
 from ingest.ownership import Ownership
-from ingest.sequence import Sequence
+from ingest.sequence import Hole, Sequence
 
 
 class Tenure:
@@ -33,7 +33,7 @@ class Tenure:
         look = await self._ownership.look()
         gained = look.keep.keys() - self._ours
         if gained:
-            self.sequence.follow(await last_stored(self._conn, [look.keep[each] for each in gained]))
+            self.sequence.follow(await last_stored(self._conn, gained))
             self._ours |= gained
         self._leaving = {each: self._leaving.get(each, self._backlog.pushed) for each in look.surplus}
         if left := [each for each, pushed in self._leaving.items() if self._backlog.finished >= pushed]:
@@ -48,3 +48,8 @@ class Tenure:
             return batch, []
         ours = [tick for tick in batch if tick.instrument_id in self._ours]
         return ours, [tick for tick in batch if tick.instrument_id not in self._ours]
+
+    async def holes_of_others(self, ticks: Collection[Tick]) -> list[Hole]:
+        """The holes before ticks of others, whose owner begins behind these and would not see them."""
+        last = await last_stored(self._conn, {tick.instrument_id for tick in ticks})
+        return Sequence(last).observe(ticks)[0]

@@ -97,6 +97,8 @@ class Writer:
         self._follow = follow
         self._gap_opened = gap_opened
         self._came_late = came_late
+        self._released: list[Tick] = []
+        """What the bridges have released and is not stored yet."""
         self._waiting_since: float | None = time.monotonic()
         """Since when the database takes nothing; None while it does."""
         self._stopping = False
@@ -104,7 +106,7 @@ class Writer:
     @property
     def depth(self) -> int:
         """Ticks that wait to be written."""
-        return self.backlog.depth + self.bridges.held
+        return self.backlog.depth + self.bridges.held + len(self._released)
 
     def push(self, ticks: Sequence[Tick]) -> bool:
         """Take ticks over. False asks the caller to wait for `room` before it pushes more."""
@@ -176,7 +178,8 @@ class Writer:
                 await self._flush(tenure, await self.backlog.take(self._flush_ticks))
                 await self.backlog.done()
                 if self._stopping and not self.backlog.in_memory:
-                    await self._store(tenure, await self.bridges.close(), [], [])
+                    self._released = await self.bridges.close()
+                    await self._flush(tenure, [])
                     return
                 self._give_room()
             self._own(await tenure.look())
@@ -214,11 +217,16 @@ class Writer:
     async def _flush(self, tenure: Tenure, batch: list[Tick]) -> None:
         ours, others = tenure.split(batch)
         holes, late = tenure.sequence.observe(ours)
-        straight = self.bridges.divert(ours, holes)
-        released = self.bridges.released()
-        await self._store(tenure, released + straight, holes, others)
-        if late or released:
+        if self.backlog.hand_is_on_disk:
+            # What is done is forgotten on disk: it must not wait in memory then.
+            self._released += await self.bridges.close()
+        else:
+            ours = self.bridges.divert(ours, holes)
+            self._released += self.bridges.released()
+        await self._store(tenure, self._released + ours, holes, others)
+        if late or self._released:
             self._came_late()
+        self._released = []
 
     async def _store(self, tenure: Tenure, ticks: list[Tick], holes: Sequence[Hole], others: Sequence[Tick]) -> None:
         if not (ticks or holes or others):
@@ -227,7 +235,11 @@ class Writer:
         started, refused_before = loop.time(), self.counters.refused
         impatience = loop.call_later(STALL_SECONDS, self._stall)
         try:
-            written = [await tenure.table.write(ticks, holes=holes), await tenure.table.write(others, quiet=True)]
+            written = [await tenure.table.write(ticks, holes=holes)]
+            if others:
+                theirs = await tenure.holes_of_others(others)
+                written.append(await tenure.table.write(others, quiet=True, holes=theirs))
+                holes = [*holes, *theirs]
         finally:
             impatience.cancel()
         self._waiting_since = None
@@ -244,7 +256,7 @@ class Writer:
         if holes:
             self._gap_opened()
         for hole in holes:
-            symbol = self._symbols[hole.instrument_id]
+            symbol = self._symbols.get(hole.instrument_id)
             _log.warning("gap opened", symbol=symbol, from_id=hole.from_id, to_id=hole.to_id)
         if refused := counters.refused - refused_before:
             _log.warning("ticks refused", count=refused)
@@ -263,4 +275,6 @@ class Writer:
         """The connection is gone, and what was not stored over it is to be written over the next."""
         self.counters.connected = False
         self._stall()
-        await self.backlog.put_back(before=await self.bridges.close())
+        self._released += await self.bridges.close()
+        await self.backlog.put_back(before=self._released)
+        self._released = []

@@ -49,17 +49,19 @@ SET LOCAL tickwick.quiet = 'on';
 SELECT now() - drop_ticks_after + chunk_interval + interval '1 minute' FROM ops.storage;
 
 -- name: last_ids
--- The highest trade id of each instrument given, out of its two newest days of candles, and the time of the last tick of
--- its newest minute, by the unique key; where that tick was dropped, the minute. A row per instrument that has ticks.
+-- The highest trade id of each instrument given whose ids are contiguous, out of its two newest days of candles, and the
+-- time of the last tick of its newest minute, by the unique key; where that tick was dropped, the minute. A row per
+-- instrument; null where it has no ticks.
 SELECT wanted.id, max(day.last_id), max(coalesce(tick.time, minute.bucket))
-FROM unnest(%(instrument_ids)s::int[]) AS wanted (id)
-CROSS JOIN LATERAL (SELECT last_id, bucket FROM market.candles_1d WHERE instrument_id = wanted.id
-                    ORDER BY bucket DESC LIMIT 2) AS day
-CROSS JOIN LATERAL (SELECT bucket FROM market.candles_1m WHERE instrument_id = wanted.id AND bucket >= day.bucket
-                    ORDER BY bucket DESC LIMIT 1) AS minute
+FROM market.instruments AS wanted
+LEFT JOIN LATERAL (SELECT last_id, bucket FROM market.candles_1d WHERE instrument_id = wanted.id
+                   ORDER BY bucket DESC LIMIT 2) AS day ON true
+LEFT JOIN LATERAL (SELECT bucket FROM market.candles_1m WHERE instrument_id = wanted.id AND bucket >= day.bucket
+                   ORDER BY bucket DESC LIMIT 1) AS minute ON true
 LEFT JOIN LATERAL (SELECT time FROM market.ticks WHERE instrument_id = wanted.id AND time >= minute.bucket
                    AND time < minute.bucket + interval '1 minute' ORDER BY time DESC, trade_id DESC LIMIT 1) AS tick
           ON true
+WHERE wanted.id = ANY(%(instrument_ids)s) AND wanted.contiguous_ids
 GROUP BY wanted.id;
 
 -- name: stale_ranges

@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import random
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -117,6 +118,7 @@ def main() -> int:
     finally:
         databases.stop()
     print(table(measured))
+    shutil.rmtree(folder)
     return 0
 
 

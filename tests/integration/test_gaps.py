@@ -86,7 +86,7 @@ async def test_last_stored_tells_the_time_of_the_last_tick_itself(database: Data
     await store(database, [tick(one, 1), tick(one, 2, last), tick(other, 5, NOON - timedelta(days=3))], quiet=True)
     await settle(database)
     async with connected(database) as conn:
-        assert await last_stored(conn, [one, other, empty]) == {
+        assert await last_stored(conn, [one.id, other.id, empty.id]) == {
             one.id: (2, to_micros(last)),
             other.id: (5, to_micros(NOON - timedelta(days=3))),
             empty.id: None,

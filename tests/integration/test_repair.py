@@ -288,6 +288,19 @@ async def test_repairer_leaves_a_gap_alone_that_has_just_opened(any_database: Da
     assert gaps(any_database)[0] == (7, 7, "open", None)
 
 
+async def test_gap_that_opened_in_the_future_is_due(any_database: Database) -> None:
+    """Regression: after the clock was set back, it waited until the clock had caught up."""
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 20)
+    await store_with_gaps(any_database, without(ticks, range(5, 9)))
+    any_database.execute("UPDATE market.gaps SET opened_at = now() + interval '1 hour'")
+    async with past(ticks) as (_, client):
+        repairer = make(any_database, client, instrument, patience=1.0)
+        async with running(repairer):
+            await until(closed(any_database))
+    assert stored(any_database, instrument) == ticks
+
+
 async def test_repairer_that_is_woken_looks_at_once(any_database: Database) -> None:
     instrument = await add_instrument(any_database)
     ticks = series(instrument, 30)

@@ -299,3 +299,71 @@ async def test_writer_without_rights_ends_with_a_sentence(any_database: Database
     writer.push([tick(instrument, 1)])
     with pytest.raises(DatabaseRefused, match="permission denied"):
         await asyncio.wait_for(writer.run(), 10)
+
+
+class Past:
+    """A venue's past that answers when it is told to."""
+
+    def __init__(self, ticks: list[Tick]) -> None:
+        self.answers = asyncio.Event()
+        self._ticks = ticks
+
+    async def page(self, ticker: str, instrument_id: int, from_id: int, from_time_us: int) -> list[Tick]:
+        await self.answers.wait()
+        return [tick for tick in self._ticks if tick.trade_id >= from_id]
+
+
+async def test_hole_after_a_reconnect_is_filled_before_the_live_ticks_go_on(database: Database) -> None:
+    instrument = await add_instrument(database)
+    ticks = series(instrument, 60)
+    await store(database, ticks[:10])
+    past, late = Past(ticks), asyncio.Event()
+    writer = make(database, page=past.page, came_late=late.set)
+    async with listening(database, "ticks") as listener, running(writer), connected(database) as conn:
+        await writer.ready.wait()
+        writer.push(ticks[30:40])
+        await until(lambda: writer.counters.gaps == 1)
+        assert stored(database, instrument) == ticks[:10]
+        past.answers.set()
+        writer.push(ticks[40:])
+        await until(lambda: writer.counters.stored == 50)
+        assert decoded(await heard(listener)) == ticks[10:], "in order, without a hole"
+        await asyncio.wait_for(late.wait(), 10)
+        await Refresher(conn, database.engine).fill_gaps()
+    assert database.execute("SELECT from_id, to_id, state FROM market.gaps") == [(11, 30, "filled")]
+
+
+async def test_ticks_that_a_bridge_has_released_are_not_lost_with_the_connection(database: Database) -> None:
+    """Regression: they were in nobody's hands while their transaction was under way."""
+    instrument = await add_instrument(database)
+    ticks = series(instrument, 60)
+    await store(database, ticks[:10])
+    past = Past(ticks[:30])
+    writer = make(database, page=past.page)
+    async with running(writer):
+        await writer.ready.wait()
+        writer.push(ticks[30:])
+        await until(lambda: writer.counters.gaps == 1)
+        with database.connect() as blocker, blocker.transaction():
+            blocker.execute("LOCK market.ticks IN EXCLUSIVE MODE")
+            past.answers.set()
+            waiting = "SELECT application_name FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            await until(lambda: database.execute(waiting) == [("tickwick ingest",)])
+            await asyncio.to_thread(database.terminate, "tickwick ingest")
+        await until(lambda: writer.depth == 0 and writer.counters.connected)
+    assert set(stored(database, instrument)) >= {*ticks[:10], *ticks[30:]}
+
+
+async def test_hole_before_ticks_that_another_owns_is_on_record(database: Database) -> None:
+    """Regression: the owner, who begins behind the highest id stored, never saw it."""
+    instrument = await add_instrument(database)
+    ticks = series(instrument, 40)
+    owner, other = make(database), make(database)
+    async with running(owner), running(other):
+        await owner.ready.wait()
+        await until(lambda: other.counters.connected)
+        owner.push(ticks[:10])
+        await until(lambda: owner.counters.stored == 10)
+        other.push(ticks[15:20])
+        await until(lambda: other.counters.stored == 5)
+    assert database.execute("SELECT from_id, to_id, state FROM market.gaps") == [(11, 15, "open")]

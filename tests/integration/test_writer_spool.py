@@ -8,14 +8,14 @@ import pytest
 
 from app.embedded import Server
 from app.errors import OperatorError
-from app.market.model import InstrumentId
+from app.market.model import InstrumentId, Tick
 from app.settings import Settings
 from ingest import service, writer
 from ingest.simulator.exchange import Exchange
 from ingest.spool import Spool
 from tests.databases import Database
 from tests.integration.test_writer import make, running, until
-from tests.integration.ticks import add_instrument, decoded, heard, listening, series, stored
+from tests.integration.ticks import add_instrument, decoded, heard, listening, series, store, stored
 
 NO_GAPS = [(0,)]
 GAPS = "SELECT count(*) FROM market.gaps"
@@ -100,6 +100,26 @@ async def test_batch_that_hangs_in_the_database_goes_to_disk_and_is_stored_once(
         await until(lambda: made.depth == 0)
     assert stored(any_database, instrument) == ticks
     assert any_database.execute(GAPS) == NO_GAPS
+
+
+async def test_ticks_from_disk_do_not_wait_in_memory_for_what_is_missing_before_them(
+    any_database: Database, spool: Spool
+) -> None:
+    """Regression: what the spool had forgotten as done was lost by a kill while it was held."""
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 60)
+    await store(any_database, ticks[:10])
+    await spool.append(ticks[30:], {instrument.id: instrument.symbol})
+
+    async def never(*_: object) -> list[Tick]:
+        await asyncio.get_running_loop().create_future()
+        return []
+
+    made = make(any_database, spool=spool, page=never)
+    async with running(made):
+        await until(lambda: made.counters.stored == 30)
+        assert spool.ticks == 0
+    assert any_database.execute("SELECT from_id, to_id FROM market.gaps") == [(11, 30)]
 
 
 def settings(database: Database, exchange: str, folder: Path) -> Settings:
