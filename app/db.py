@@ -85,9 +85,14 @@ def translated() -> Iterator[None]:
         raise DatabaseRefused(f"{_sentence(error)}: run `tickwick migrate` first") from error
     except (PoolTimeout, psycopg.errors.QueryCanceled, psycopg.errors.ReadOnlySqlTransaction) as error:
         raise DatabaseUnavailable(_sentence(error)) from error
+    except _TIMED_OUT as error:
+        raise DatabaseUnavailable(_sentence(error)) from error
     except psycopg.OperationalError as error:
         raise (DatabaseRefused if _refused(error) else DatabaseUnavailable)(_sentence(error)) from error
 
+
+# The server ended the session for its silence; psycopg counts these among internal errors.
+_TIMED_OUT: Final = (psycopg.errors.IdleInTransactionSessionTimeout, psycopg.errors.TransactionTimeout)
 
 _REFUSALS: Final = (
     "password authentication failed",

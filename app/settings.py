@@ -13,7 +13,7 @@ from msgspec import Meta
 from app.errors import SettingsError
 
 Feed = Literal["trade", "aggTrade", "kline_1s", "miniTicker", "quote"]
-SECRET: Final = frozenset({"dsn", "api_key"})
+SECRET: Final = frozenset({"dsn", "api_key", "admin_token"})
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

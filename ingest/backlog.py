@@ -26,15 +26,17 @@ class Backlog:
 
     Memory holds about `limit` ticks; `spill` moves all of them, and the batch in hand before them, to the spool, from
     where they are handed out first. What fits into neither is refused, newest first, and counted: the jump that it
-    leaves in the ids becomes a gap. A batch may be handed out twice after a spill or a crash, never out of order.
+    leaves in the ids becomes a gap. A batch may be handed out twice after a spill or a crash, never out of order; only
+    what is put back before it, with older ticks on disk, comes after those.
     """
 
     def __init__(self, limit: int, spool: Spool | None, symbols: Mapping[InstrumentId, str]) -> None:
         """`symbols` names the instruments of all that is pushed."""
         self.refused = 0
-        self.pushed = 0
+        self.pushed = spool.ticks if spool else 0
+        """Ticks taken over, those found in the spool among them."""
         self.finished = 0
-        """Ticks that were handed out and are stored, some of them twice after a spill."""
+        """How many of these are stored."""
         self._limit = limit
         self._spool = spool
         self._symbols = symbols
@@ -90,15 +92,22 @@ class Backlog:
         async with self._turn:
             if self._spool and self._origin is _Origin.DISK:
                 await self._spool.advance()
-            self.finished += len(self._hand)
+            if self._origin is not _Origin.SPILLED:  # else it is handed out once more
+                self.finished += len(self._hand)
             self._hand, self._origin = [], _Origin.MEMORY
 
     async def put_back(self, before: Sequence[Tick] = ()) -> None:
-        """What is in hand, if anything, was perhaps not stored: hand it out again, and these ticks before it."""
+        """What is in hand, if anything, was perhaps not stored: hand it out again, and these ticks before it.
+
+        Those of `before` that are in hand, too, come in its place.
+        """
         async with self._turn:
+            in_hand = {(tick.instrument_id, tick.trade_id) for tick in self._hand}
             if self._origin is _Origin.MEMORY:
                 self._memory.extendleft(reversed(self._hand))
-            self._memory.extendleft(reversed(before))
+            self._memory.extendleft(
+                reversed([tick for tick in before if (tick.instrument_id, tick.trade_id) not in in_hand])
+            )
             self._hand, self._origin = [], _Origin.MEMORY
 
     async def spill(self) -> None:

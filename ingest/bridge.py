@@ -72,6 +72,8 @@ class Bridges:
                 self._expected.discard(hole.instrument_id)
                 batch = self._begin(hole, batch)
         if self.held > MOST_HELD:
+            for task in self._tasks:
+                task.cancel()
             for bridge in self._open.values():
                 bridge.done = True
         return batch

@@ -16,6 +16,18 @@ from app.market.model import Feed, Instrument, InstrumentId
 _QUERIES: Final = queries.load("ownership")
 
 
+SILENCE_SECONDS: Final = 3.5
+"""After which the server ends the session of who looks, or works, every second."""
+
+
+async def guard(conn: AsyncConnection[Any], seconds: float = SILENCE_SECONDS) -> None:
+    """Have the server end a session, and with it its locks, once it has been silent for so long.
+
+    What counts is time without a statement: who stalls in the middle of a COPY is ended by its peers.
+    """
+    await conn.execute(_QUERIES["guard_session"], {"limit": f"{round(seconds * 1000)}ms"})
+
+
 class Look(NamedTuple):
     """`keep` is ours to follow; `surplus` is ours still, but to be released: no longer tracked, or beyond our share."""
 
@@ -42,8 +54,8 @@ class Ownership:
         self._owned: set[InstrumentId] = set()
 
     async def join(self) -> None:
-        """Become a member among the peers, and let the server end this session soon after we fall silent."""
-        await self._conn.execute(_QUERIES["guard_session"])
+        """Become a member among the peers; from here on, to fall silent is to lose everything."""
+        await guard(self._conn)
         await self._conn.execute(_QUERIES["join_ingesters"], self._who)
 
     async def look(self) -> Look:

@@ -22,6 +22,7 @@ from app.errors import DatabaseUnavailable
 from app.market.intervals import STORED, Interval, bucket_of, next_bucket
 from app.market.model import MICROSECOND, to_micros
 from ingest.backoff import Backoff
+from ingest.ownership import guard
 from sql.engine import Engine
 
 Connection = psycopg.AsyncConnection[Any]
@@ -165,7 +166,10 @@ async def keep_settled(
 
 
 async def _settle_over(refresher: Refresher, conn: Connection, came_late: asyncio.Event, every: timedelta) -> None:
-    await conn.execute("SELECT pg_advisory_lock(hashtext('tickwick.refresher'))")
+    await guard(conn)
+    # Not by waiting for the lock: a session that waits holds back vacuum.
+    while not await _has_lock(conn):  # noqa: ASYNC110  # the server has no event
+        await asyncio.sleep(every.total_seconds())
     hour = asyncio.get_running_loop().time()
     while True:
         # A policy's own refresh of the same range, or a chunk just being compressed, can make ours fail: the next pass
@@ -181,3 +185,10 @@ async def _settle_over(refresher: Refresher, conn: Connection, came_late: asynci
             await refresher.drop_old_ticks()
             hour += 3600
         await asyncio.sleep(every.total_seconds())
+
+
+async def _has_lock(conn: Connection) -> bool:
+    """Take the right to settle, which one process at a time has, if it is free."""
+    cursor = await conn.execute(_QUERIES["lock_refresher"])
+    row = await cursor.fetchone()
+    return bool(row and row[0])

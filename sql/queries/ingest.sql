@@ -64,6 +64,10 @@ LEFT JOIN LATERAL (SELECT time FROM market.ticks WHERE instrument_id = wanted.id
 WHERE wanted.id = ANY(%(instrument_ids)s) AND wanted.contiguous_ids
 GROUP BY wanted.id;
 
+-- name: lock_refresher
+-- Takes the right to settle late ticks and gaps, for as long as this session lives. One row.
+SELECT pg_try_advisory_lock(hashtext('tickwick.refresher'));
+
 -- name: stale_ranges
 -- What late ticks touched and no refresh has covered, oldest first. At most 10,000 rows.
 SELECT id, instrument_id, from_time, to_time FROM market.stale_ranges ORDER BY id LIMIT 10000;

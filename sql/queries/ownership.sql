@@ -2,10 +2,10 @@
 -- lock is about, and which one of these.
 
 -- name: guard_session
--- Ends this session, and its locks with it, 3.5 s after we fall silent: a stalled process, or a network that is gone. We
--- look every second.
-SELECT set_config('idle_session_timeout', '3500ms', false),
-       set_config('idle_in_transaction_session_timeout', '3500ms', false),
+-- Ends this session, and its locks with it, once it has been silent for so many seconds: its process is stalled, or the
+-- network is gone.
+SELECT set_config('idle_session_timeout', %(limit)s, false),
+       set_config('idle_in_transaction_session_timeout', %(limit)s, false),
        set_config('tcp_keepalives_idle', '1', false), set_config('tcp_keepalives_interval', '1', false),
        set_config('tcp_keepalives_count', '2', false), set_config('tcp_user_timeout', '3500', false);
 

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from sql.engine import Engine
 from tests.chaos.audience import PATIENCE, Audience
 from tests.chaos.crowd import small_socket
@@ -91,6 +93,7 @@ async def crowded(
             yield system, web, proxy
 
 
+@pytest.mark.timeout(300)
 async def test_thousand_clients_a_tenth_stall_and_a_tenth_vanish_others_see_no_hole_and_nothing_is_left_behind(
     databases: Databases, best_engine: Engine, measured: Measured, folder: Path
 ) -> None:

@@ -90,3 +90,35 @@ async def test_refreshes_of_the_same_range_at_once_wait_for_each_other(database:
             await asyncio.gather(*(refresher.settle() for refresher in refreshers))
     assert database.execute("SELECT count(*) FROM market.stale_ranges") == [(0,)]
     assert database.execute("SELECT sum(trades) FROM market.candles_1d") == [(1000,)]
+
+
+async def test_one_of_two_settles_the_other_waits_without_a_transaction_and_takes_over(database: Database) -> None:
+    """Regression: whoever waited for the lock held back vacuum, and a stalled holder was waited for for ever."""
+    instrument = await add_instrument(database)
+    sessions = (
+        "SELECT pid, state, backend_xmin, current_setting('idle_session_timeout') FROM pg_stat_activity"
+        " WHERE application_name = 'tickwick refresher' ORDER BY backend_start"
+    )
+    holder = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objid = hashtext('tickwick.refresher')::oid"
+    tasks = [
+        asyncio.create_task(keep_settled(database.writer, database.engine, asyncio.Event(), timedelta(milliseconds=50)))
+        for _ in range(2)
+    ]
+    try:
+        async with asyncio.timeout(10):
+            while len(database.execute(sessions)) < 2 or not database.execute(holder):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            ((first,),) = database.execute(holder)
+            await asyncio.sleep(0.2)
+            assert [row[2] for row in database.execute(sessions) if row[1] == "idle"] != []
+            assert all(row[2] is None for row in database.execute(sessions) if row[0] != first)
+            database.execute("SELECT pg_terminate_backend(%s)", (first,))
+            while database.execute(holder) in ([], [(first,)]):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            await store(database, series(instrument, 10))
+            while database.execute("SELECT count(*) FROM market.stale_ranges") != [(0,)]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

@@ -53,6 +53,24 @@ async def test_batch_that_is_put_back_is_handed_out_again_behind_what_goes_befor
     assert await drained(backlog) == [*range(1, 11)]
 
 
+async def test_what_is_put_back_and_in_hand_too_comes_once_in_its_place() -> None:
+    """Regression: ticks that a bridge took out of the batch in hand came before older ones of the same batch."""
+    backlog = Backlog(100, None, SYMBOLS)
+    backlog.push(ticks(5, 12))
+    await backlog.take(6)
+    await backlog.put_back(before=ticks(3, 4) + ticks(8, 10))
+    assert await drained(backlog) == [*range(3, 13)]
+
+
+async def test_ticks_found_in_the_spool_count_as_pushed(spool: Spool) -> None:
+    await spool.append(ticks(1, 5), SYMBOLS)
+    backlog = Backlog(100, spool, SYMBOLS)
+    backlog.push(ticks(6, 9))
+    assert (backlog.pushed, backlog.finished) == (9, 0)
+    assert await drained(backlog) == [*range(1, 10)]
+    assert (backlog.pushed, backlog.finished) == (9, 9)
+
+
 async def test_full_memory_refuses_the_newest_and_counts_them() -> None:
     backlog = Backlog(10, None, SYMBOLS)
     for first in range(1, 31, 5):
