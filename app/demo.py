@@ -175,6 +175,7 @@ class _Demo:
             f"  curl '{address}/api/v1/candles/{first}?interval=1m&limit=3'",
             f"  (echo '{subscribe}'; sleep 5) | {python} -m websockets {ws}/api/v1/stream",
             f'  {self._server.psql_command(DATABASE)} -c "{LATEST}"',
+            f"  {python} -m app doctor --dsn '{self._server.dsn(DATABASE)}'",
         ):
             self._out.print(line, markup=False, soft_wrap=True)
         self._out.print("\nCtrl-C stops everything; the data is kept.")

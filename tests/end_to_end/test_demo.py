@@ -53,7 +53,7 @@ def test_demo_is_up_moves_stops_in_time_and_keeps_its_data() -> None:
             assert (code, seconds < 5) == (0, True), second.output
 
 
-def test_demo_prints_three_commands_that_work() -> None:
+def test_demo_prints_four_commands_that_work() -> None:
     with open_folder() as folder, demo(Path(folder, "data"), "--history", "0.05") as running:
         curl = shown(r"(curl '[^\n]+')", running.output)
         url = shlex.split(curl)[1]
@@ -64,6 +64,9 @@ def test_demo_prints_three_commands_that_work() -> None:
         websocket = shown(r"(\(echo '[^\n]+)", running.output)
         result = subprocess.run(["sh", "-c", websocket], capture_output=True, text=True, timeout=30, check=True)
         assert '"type":"trade"' in result.stdout
+        doctor = shown(r"(\S+ -m app doctor [^\n]+)", running.output)
+        result = subprocess.run(shlex.split(doctor), capture_output=True, text=True, timeout=30, check=False)
+        assert result.returncode == 0, result.stdout
 
 
 def test_demo_port_in_use_is_one_sentence_and_exit_code_2() -> None:
