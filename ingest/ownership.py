@@ -16,7 +16,7 @@ from app.market.model import Feed, Instrument, InstrumentId
 _QUERIES: Final = queries.load("ownership")
 
 
-SILENCE_SECONDS: Final = 3.5
+SILENCE_SECONDS: Final = 3.0
 """After which the server ends the session of who looks, or works, every second."""
 
 

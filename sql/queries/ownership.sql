@@ -7,14 +7,14 @@
 SELECT set_config('idle_session_timeout', %(limit)s, false),
        set_config('idle_in_transaction_session_timeout', %(limit)s, false),
        set_config('tcp_keepalives_idle', '1', false), set_config('tcp_keepalives_interval', '1', false),
-       set_config('tcp_keepalives_count', '2', false), set_config('tcp_user_timeout', '3500', false);
+       set_config('tcp_keepalives_count', '2', false), set_config('tcp_user_timeout', '3000', false);
 
 -- name: end_stalled
 -- Ends the sessions of members that stopped in the middle of a COPY, where no timeout of the server's own applies. A row
 -- each.
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
 WHERE pid = ANY(%(pids)s) AND pid <> pg_backend_pid() AND state = 'active' AND wait_event = 'ClientRead'
-  AND state_change < now() - interval '3500 milliseconds';
+  AND state_change < now() - interval '3 seconds';
 
 -- name: join_ingesters
 -- Every ingester of a source and feed shares this lock; who holds it is a member.

@@ -99,7 +99,7 @@ async def test_session_that_falls_silent_is_ended_by_the_server(any_database: Da
     async with connected(any_database) as conn:
         await Ownership(conn, "SIM", "trade").join()
         cursor = await conn.execute("SELECT current_setting('idle_session_timeout')")
-        assert await cursor.fetchone() == ("3500ms",)
+        assert await cursor.fetchone() == ("3000ms",)
 
 
 def followed(*writers: Writer) -> list[set[str]]:
