@@ -1,6 +1,6 @@
 """The rows of `market.gaps`: what is missing of one, and its pieces as they fill or prove unfillable."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Final, Literal, NamedTuple
 
 from psycopg import AsyncConnection
@@ -50,9 +50,22 @@ async def missing(conn: AsyncConnection[Any], gap: Hole) -> list[Hole]:
     return await _holes(conn, "missing_ids", gap_row(gap))
 
 
-async def due(conn: AsyncConnection[Any], instrument_ids: Iterable[int], patience: float) -> list[Hole]:
-    """Gaps of these instruments that have been open for `patience` seconds, the smallest first; `MOST_ROWS` at most."""
-    values = {"instrument_ids": list(instrument_ids), "patience": f"{patience} seconds"}
+async def due(
+    conn: AsyncConnection[Any],
+    instrument_ids: Iterable[int],
+    patience: float,
+    postponed: Collection[tuple[int, int]] = (),
+) -> list[Hole]:
+    """Gaps of these instruments that have been open for `patience` seconds, the smallest first; `MOST_ROWS` at most.
+
+    Those that are `postponed`, by instrument and first id, are left out.
+    """
+    values = {
+        "instrument_ids": list(instrument_ids),
+        "patience": f"{patience} seconds",
+        "postponed": [instrument_id for instrument_id, _ in postponed],
+        "postponed_ids": [from_id for _, from_id in postponed],
+    }
     return await _holes(conn, "due_gaps", values)
 
 

@@ -9,7 +9,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from itertools import pairwise
 from time import monotonic, time
 from types import TracebackType
@@ -22,7 +21,7 @@ import structlog
 from app.errors import TickwickError
 from app.market.model import InstrumentId, Tick
 from ingest.backoff import Backoff, Quota
-from ingest.rest import read_bounded, wait_of
+from ingest.rest import date_of, read_bounded, wait_of
 from ingest.sources import AccessDenied, ById, ByTime, GarbageFrame, History, RequestRefused, TryLater
 
 MINUTE: Final = 60.0
@@ -151,12 +150,14 @@ class HistoryClient:
         """
         history = self.history
         for _ in range(MAX_PAGES_TO_ID):
-            path = history.page(ticker, from_id, from_time_us)
-            ticks = await self._ask(path, history.weight, lambda body: _ascending(history.parse(body, instrument_id)))
-            wanted = [tick for tick in ticks if tick.trade_id >= from_id]
-            if wanted or not history.pages_by_time or len(ticks) < history.page_ticks:
-                return wanted[: history.page_ticks]
-            from_time_us = ticks[-1].time_us
+            ticks = await self._window(ticker, instrument_id, from_id, from_time_us)
+            wanted: Sequence[Tick] = [tick for tick in ticks if tick.trade_id >= from_id]
+            if ticks and not wanted and isinstance(history.locate, ById):
+                wanted = await self._beyond_void(history.locate, ticker, instrument_id, from_id)
+            elif not wanted and history.pages_by_time and len(ticks) >= history.page_ticks:
+                from_time_us = ticks[-1].time_us
+                continue
+            return list(wanted[: history.page_ticks])
         raise HistoryRefused(f"{ticker} has too many trades between the time given and trade {from_id}")
 
     async def first_id_at(self, ticker: str, instrument_id: InstrumentId, time_us: int) -> int | None:
@@ -168,22 +169,56 @@ class HistoryClient:
             case ByTime() as locate:
                 return await self._ask(locate.request(ticker, time_us), locate.weight, locate.parse)
             case ById() as locate:
-                return await self._bisect(locate, ticker, instrument_id, time_us)
+                return await self._bisect(locate, ticker, instrument_id, lambda tick: tick.time_us >= time_us)
 
-    async def _bisect(self, locate: ById, ticker: str, instrument: InstrumentId, time_us: int) -> int | None:
+    async def _window(
+        self, ticker: str, instrument_id: InstrumentId, from_id: int, from_time_us: int
+    ) -> Sequence[Tick]:
+        """What a page brings, though it may begin, and even end, before the wanted id."""
+        history = self.history
+        path = history.page(ticker, from_id, from_time_us)
+        return await self._ask(path, history.weight, lambda body: _ascending(history.parse(body, instrument_id)))
+
+    async def _beyond_void(
+        self, locate: ById, ticker: str, instrument_id: InstrumentId, from_id: int
+    ) -> Sequence[Tick]:
+        """The first trade from an id on, of which a whole page of ids does not exist; none when there is none (yet).
+
+        Its answer reaches from before that id to the trade: the two have nothing between them, whichever of the venue's
+        servers, not all of them up to date, answered what was asked to find it.
+        """
+        after = from_id + self.history.page_ticks - 1
+        first = await self._bisect(locate, ticker, instrument_id, lambda tick: tick.trade_id >= from_id, after)
+        if first is None:
+            return []
+        ticks = await self._window(ticker, instrument_id, first + 1 - self.history.page_ticks, 0)
+        if not ticks or ticks[0].trade_id >= from_id:
+            return []
+        return [tick for tick in ticks if tick.trade_id >= from_id]
+
+    async def _bisect(
+        self,
+        locate: ById,
+        ticker: str,
+        instrument: InstrumentId,
+        is_late: Callable[[Tick], bool],
+        before: int = -1,
+    ) -> int | None:
+        """The id of the first trade that is late, as all after it are, and none is up to the id `before`."""
+
         async def last_until(until: int | None) -> Tick | None:
             path = locate.request(ticker, until)
             ticks = await self._ask(path, locate.weight, lambda body: self.history.parse(body, instrument))
             return ticks[-1] if ticks else None
 
         found = await last_until(None)
-        if found is None or found.time_us < time_us:
+        if found is None or not is_late(found):
             return None
-        before, first = -1, found.trade_id  # every trade up to `before` is too early, `first` is not
+        first = found.trade_id
         while first - before > 1:
             middle = (before + first) // 2
             tick = await last_until(middle)
-            if tick is None or tick.time_us < time_us:
+            if tick is None or not is_late(tick):
                 before = middle
             else:
                 first = min(tick.trade_id, middle)
@@ -248,7 +283,7 @@ class HistoryClient:
     def _heed(self, response: aiohttp.ClientResponse) -> None:
         used = response.headers.get(self.history.weight_header, "") if self.history.weight_header else ""
         if used.isascii() and used.isdigit() and len(used) < 10:
-            self._weight.told(int(used), _date(response.headers.get("Date", "")))
+            self._weight.told(int(used), date_of(response.headers.get("Date", "")))
 
 
 class _Complaint(msgspec.Struct):
@@ -260,13 +295,6 @@ def _ascending(ticks: Sequence[Tick]) -> Sequence[Tick]:
     if any(one.trade_id >= next_one.trade_id for one, next_one in pairwise(ticks)):
         raise GarbageFrame("trade ids do not rise")
     return ticks
-
-
-def _date(value: str) -> datetime | None:
-    try:
-        return parsedate_to_datetime(value)
-    except ValueError:
-        return None
 
 
 def _reason(body: bytes) -> str:

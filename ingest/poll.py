@@ -26,8 +26,7 @@ class Poller:
 
     A round is asked at every interval; one that is missed, because the venue was away or asked us to stay away, is not
     made up for: quotes between two rounds are not known to anybody who polls. `push` takes what it is given, and
-    returns False when it wants no more for now; then the next request awaits `room()`. `on_connected` is told the
-    instruments when the venue answers for the first time, and whenever it does again after it did not.
+    returns False when it wants no more for now; then the next request awaits `room()`.
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class Poller:
         instruments: Mapping[str, InstrumentId],
         push: Push,
         room: Callable[[], Awaitable[None]],
-        on_connected: Callable[[Collection[InstrumentId]], None] = lambda _: None,
         *,
         backoff: Callable[[], Backoff] = Backoff,
         timeout: aiohttp.ClientTimeout = TIMEOUT,
@@ -45,7 +43,6 @@ class Poller:
         self.source = source
         self.push = push
         self.room = room
-        self.on_connected = on_connected
         self.counters = FeedCounters()
         self.instruments = dict(instruments)
         self._last: dict[InstrumentId, int] = {}
@@ -151,7 +148,6 @@ class Poller:
         if not self.counters.connected:
             self.counters.connected = True
             self._log.info("connected", url=self.source.url, tickers=len(self.instruments))
-            self.on_connected(list(self.instruments.values()))
 
     def _failed(self, wait: float) -> float:
         if self.counters.connected:

@@ -20,10 +20,24 @@ from ingest.backoff import Backoff
 from ingest.copy import TickTable
 from ingest.gaps import Absent
 from ingest.history import HistoryClient, HistoryRefused, HistoryUnavailable
+from ingest.ownership import guard
 from ingest.sequence import Hole
 
 PAGES_A_TURN: Final = 50
 """After so many pages the next gap has its turn, and what is filled of a large one is told."""
+
+MOST_POSTPONED: Final = 1000
+"""Of so many gaps it is remembered that the venue told nothing; while it is, their instruments rest altogether."""
+
+THEIRS_SECONDS: Final = 1.5
+"""After that an instrument that another process repairs is tried again: that one may have ended since."""
+
+ANSWER_SECONDS: Final = 40.0
+"""The longest wait for one page: more than the 34 s that a request may take with its three attempts of 10 s, back-off,
+and a rate of one a second. A page that takes many requests of a slow venue is given up then."""
+
+SILENT_SECONDS: Final = 45.0
+"""After so long a silence the server ends our session, and its locks with it; no wait of ours for a page is as long."""
 
 NO_SUCH_IDS: Final = "the exchange has no trades with these ids"
 NO_LONGER_KEPT: Final = "ticks as old as these are no longer kept"
@@ -197,11 +211,15 @@ class Repair:
         if wanted.to_time_us < kept_since_us:
             return Finding([], [Absent(wanted, NO_LONGER_KEPT)], None)
         try:
-            if wanted.from_time_us < kept_since_us and (skipped := await self._skip(instrument, wanted, kept_since_us)):
-                return skipped
-            page = self._told_already(wanted) or await self._client.page(
-                instrument.ticker, instrument.id, wanted.from_id, wanted.from_time_us
-            )
+            async with asyncio.timeout(ANSWER_SECONDS):
+                old = wanted.from_time_us < kept_since_us
+                if old and (skipped := await self._skip(instrument, wanted, kept_since_us)):
+                    return skipped
+                page = self._told_already(wanted) or await self._client.page(
+                    instrument.ticker, instrument.id, wanted.from_id, wanted.from_time_us
+                )
+        except TimeoutError:
+            raise Untold(f"the exchange took too long to answer from trade {wanted.from_id} on") from None
         except HistoryRefused as refusal:
             self._counters.failed += 1
             _log.warning("repair refused", symbol=instrument.symbol, from_id=wanted.from_id, reason=str(refusal))
@@ -262,8 +280,9 @@ class Repairer:
     The smallest gap goes first, since each costs a request at least: so most candles are soon complete, and a gap of
     the last minute does not wait for one of last month. A gap is left alone for `patience` seconds, within which trades
     that came out of order close it by themselves. `stored` is called when ticks were stored: candles are to be
-    refreshed. An instrument that the venue tells nothing of, or that another process repairs, is left alone for a
-    growing while; a venue that asks to be left alone is, for as long as it asks.
+    refreshed. A gap that the venue tells nothing of is left alone for a growing while, its neighbours are not; an
+    instrument that another process repairs is for `THEIRS_SECONDS`; a venue that asks to be left alone is, for as long
+    as it asks.
     """
 
     def __init__(
@@ -284,7 +303,10 @@ class Repairer:
         self._patience = patience
         self._every = every.total_seconds()
         self._woken = asyncio.Event()
-        self._postponed: dict[InstrumentId, _Postponed] = {}
+        self._postponed: dict[tuple[int, int], _Postponed] = {}
+        """By instrument and first id: the gaps that were asked for in vain."""
+        self._theirs: dict[InstrumentId, float] = {}
+        """Until when the instruments that others repair are left alone."""
 
     def wake(self) -> None:
         """Tell that a gap was opened."""
@@ -297,20 +319,19 @@ class Repairer:
             try:
                 async with await db.connect(self._dsn, "tickwick repair") as conn:
                     with db.translated():
+                        await guard(conn, SILENT_SECONDS)
                         await self._run_over(Repair(conn, self._client, self.counters), conn, backoff)
+            except HistoryUnavailable as error:  # waited for without a session, which must not be silent for so long
+                self.counters.failed += 1
+                _log.info("repair waits for the exchange", reason=str(error), seconds=round(error.wait, 1))
+                await asyncio.sleep(error.wait)
             except DatabaseUnavailable as error:
                 _log.warning("repair lost the database", reason=str(error))
                 await asyncio.sleep(backoff.next())
 
     async def _run_over(self, repair: Repair, conn: AsyncConnection[Any], backoff: Backoff) -> None:
         while True:
-            try:
-                more = await self._look(repair, conn)
-            except HistoryUnavailable as error:
-                self.counters.failed += 1
-                _log.info("repair waits for the exchange", reason=str(error), seconds=round(error.wait, 1))
-                await asyncio.sleep(error.wait)
-                continue
+            more = await self._look(repair, conn)
             backoff.reset()
             if not more:
                 await self._rest()
@@ -318,7 +339,7 @@ class Repairer:
     async def _rest(self) -> None:
         """Wait until there may be something to do."""
         try:
-            async with asyncio.timeout(self._every):
+            async with asyncio.timeout(min(self._every, THEIRS_SECONDS) if self._theirs else self._every):
                 await self._woken.wait()
         except TimeoutError:
             return
@@ -328,12 +349,16 @@ class Repairer:
     async def _look(self, repair: Repair, conn: AsyncConnection[Any]) -> bool:
         """Give each gap that is due its turn. True when there is more to do at once."""
         now = asyncio.get_running_loop().time()
-        wanted = [i.id for i in self._owned().values() if i.contiguous_ids and not self._is_postponed(i.id, now)]
-        due = await gaps.due(conn, wanted, self._patience) if wanted else []
+        self._theirs = {instrument_id: until for instrument_id, until in self._theirs.items() if until > now}
+        postponed = [gap for gap, (until, _) in self._postponed.items() if until > now]
+        resting = {instrument_id for instrument_id, _ in postponed} if len(postponed) >= MOST_POSTPONED else set()
+        left_alone = resting | self._theirs.keys()
+        wanted = [i.id for i in self._owned().values() if i.contiguous_ids and i.id not in left_alone]
+        due = await gaps.due(conn, wanted, self._patience, postponed) if wanted else []
         more = len(due) == gaps.MOST_ROWS
         for gap in due:
             instrument = self._owned().get(gap.instrument_id)
-            if instrument and not self._is_postponed(instrument.id, now):
+            if instrument and instrument.id not in self._theirs:
                 more |= await self._turn(repair, instrument, gap)
         return more
 
@@ -342,26 +367,24 @@ class Repairer:
         try:
             async with repair.alone(instrument.id) as ours:
                 if not ours:
-                    self._postpone(instrument.id)
+                    self._theirs[instrument.id] = asyncio.get_running_loop().time() + THEIRS_SECONDS
                     return False
                 more = await repair.turn(instrument, gap)
         except Untold as error:
             self.counters.failed += 1
-            self._postpone(instrument.id)
+            self._postpone(gap)
             _log.info("repair postponed", symbol=instrument.symbol, from_id=gap.from_id, reason=str(error))
             return False
         finally:
             if self.counters.ticks > before:
                 self._stored()
-        self._postponed.pop(instrument.id, None)
+        self._postponed.pop((gap.instrument_id, gap.from_id), None)
         return more
 
-    def _postpone(self, instrument_id: InstrumentId) -> None:
-        before = self._postponed.get(instrument_id)
+    def _postpone(self, gap: Hole) -> None:
+        before = self._postponed.pop((gap.instrument_id, gap.from_id), None)
         backoff = before.backoff if before else Backoff(first=1.0, ceiling=60.0)
+        if len(self._postponed) >= MOST_POSTPONED:
+            del self._postponed[min(self._postponed, key=lambda each: self._postponed[each].until)]
         until = asyncio.get_running_loop().time() + backoff.next()
-        self._postponed[instrument_id] = _Postponed(until, backoff)
-
-    def _is_postponed(self, instrument_id: InstrumentId, now: float) -> bool:
-        postponed = self._postponed.get(instrument_id)
-        return postponed is not None and postponed.until > now
+        self._postponed[gap.instrument_id, gap.from_id] = _Postponed(until, backoff)

@@ -8,6 +8,7 @@ to be thrown away afterwards: roles stay behind on it.
 import os
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ _KEY = pytest.StashKey[Databases]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "chaos: real processes, and what is done to them; most of the time is waiting")
     config.addinivalue_line("markers", "engines(*names): run a test of `engine` or `database` on these engines alone")
     # What an ingester leaves behind is not to be found by another test, nor by the user.
     state = tempfile.TemporaryDirectory(prefix="tickwick-state-", ignore_cleanup_errors=True)
@@ -34,6 +36,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         marker = metafunc.definition.get_closest_marker("engines")
         wanted = [Engine(name) for name in marker.args] if marker else list(Engine)
         metafunc.parametrize("engine", [engine for engine in wanted if not databases.missing(engine)], ids=str)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a worker of xdist has used to the process that writes the summary."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["engines"] = [engine.value for engine in session.config.stash[_KEY].used]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    used = getattr(node, "workeroutput", {}).get("engines", [])
+    node.config.stash[_KEY].used.update(Engine(name) for name in used)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ingest.doctor import Finding, Report
 
 _COLOURS: Final = {"ok": "green", "wrong": "red", "unknown": "yellow"}
+_OF_INSTRUMENTS: Final = frozenset({"ids", "gaps", "candles"})
 _ALIKE: Final = 3  # that many subjects of a check share a line where all is said of them at once
 
 
@@ -121,7 +122,9 @@ def _status(quiet: bool) -> AbstractContextManager[Status | None]:
 
 def show(report: "Report") -> None:
     """Print a report for people."""
-    table = Table(Column("check", no_wrap=True), Column("subject", overflow="fold"), "state", Column("details"))
+    table = Table(
+        Column("check", no_wrap=True), Column("subject", overflow="fold"), "state", Column("details", overflow="fold")
+    )
     for subject, finding in gathered(report.findings):
         details = escape(finding.detail) + (f"\n[dim]→ {escape(finding.remedy)}[/dim]" if finding.remedy else "")
         colour = _COLOURS[finding.state]
@@ -149,5 +152,6 @@ def gathered(findings: "Sequence[Finding]") -> "list[tuple[str, Finding]]":
         if len(same) < _ALIKE:
             shown.append((finding.subject, finding))
         elif finding is same[0]:
-            shown.append((f"{len(same)} instruments", finding))
+            what = "instruments" if finding.check in _OF_INSTRUMENTS else finding.check
+            shown.append((f"{len(same)} {what}", finding))
     return shown

@@ -106,7 +106,8 @@ class ByTime:
 class ById:
     """A venue whose trades are found by id alone: `request` asks for the last one up to an id, or the newest.
 
-    The answer is read with the history's own `parse`.
+    The answer is read with the history's own `parse`. Its pages are asked for by their end: they bring what there is of
+    the `page_ticks` ids from the wanted one on, and as many earlier trades as fit.
     """
 
     request: Callable[[str, int | None], str]

@@ -70,7 +70,7 @@ _refusal = decoding(_Refusal)
 async def listings(rest_url: str, tickers: Sequence[str]) -> dict[str, Listing]:
     """How the exchange lists these tickers; plain ones, with a warning, where it cannot be asked now.
 
-    Raises OperatorError when the exchange does not know one of them.
+    Raises NotListed when the exchange does not know one of them.
     """
     symbols = {"symbols": msgspec.json.encode(list(tickers)).decode()}
     return await ask(f"{rest_url}/api/v3/exchangeInfo", symbols, tickers, _listed)
@@ -107,6 +107,8 @@ def _listed(status: int, body: bytes) -> Mapping[str, Listing]:
             return {}  # it does not say which one
         raise GarbageFrame(f"{refusal.msg} (code {refusal.code})")
     symbols = _exchange_info(body).symbols
+    if not symbols:
+        raise GarbageFrame("no symbols")  # it refuses those that it does not know
     return {symbol.symbol: Listing(symbol.base_asset, symbol.quote_asset, _scale(symbol)) for symbol in symbols}
 
 

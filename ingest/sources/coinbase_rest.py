@@ -55,7 +55,7 @@ def coinbase_history(base_url: str = REST_URL) -> History:
 async def listings(rest_url: str, tickers: Sequence[str]) -> dict[str, Listing]:
     """How the exchange lists these products; plain ones, with a warning, where it cannot be asked now.
 
-    Raises OperatorError when the exchange does not know one of them.
+    Raises NotListed when the exchange does not know one of them.
     """
     return await ask(f"{rest_url}/products", {}, tickers, _listed)
 
@@ -76,7 +76,10 @@ def parse_page(body: bytes, instrument: InstrumentId) -> Sequence[Tick]:
 def _listed(status: int, body: bytes) -> Mapping[str, Listing]:
     if status != 200:
         raise GarbageFrame(f"HTTP {status}")
+    products = _products(body)
+    if not products:
+        raise GarbageFrame("no products")
     return {
         product.id: Listing(product.base_currency, product.quote_currency, scale_of(product.quote_increment))
-        for product in _products(body)
+        for product in products
     }

@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from app.errors import OperatorError
 from app.market.model import MAX_DECIMAL_PLACES, MAX_INTEGER_DIGITS, Feed, InstrumentId, Tick
 from ingest.instruments import DEFAULT_PRICE_SCALE, Listing
 from ingest.sources import AccessDenied, PollSource, RequestRefused, TryLater
 from ingest.sources.exact import LAST_PLACE, ZERO, Time, decoding, micros_of, tick_of, ticks_of
+from ingest.sources.listing import NotListed
 
 BASE_URL: Final = "https://pro-api.coinmarketcap.com"
 TICKERS_PER_REQUEST: Final = 100  # a request costs a credit for each hundred quotes begun
@@ -85,10 +85,10 @@ def coinmarketcap(feed: Feed, api_key: str, interval: float, base_url: str = BAS
 async def listings(tickers: Sequence[str]) -> dict[str, Listing]:
     """Base and quote as the tickers name them: asking the venue would cost credits, and tell no price scale.
 
-    Raises OperatorError for a ticker of another form.
+    Raises NotListed for a ticker of another form.
     """
     if wrong := [ticker for ticker in tickers if not all(_parts(ticker))]:
-        raise OperatorError(f"{', '.join(wrong)}: CoinMarketCap's tickers are symbol and currency, as in BTC-USD")
+        raise NotListed(f"{', '.join(wrong)}: CoinMarketCap's tickers are symbol and currency, as in BTC-USD")
     return {ticker: Listing(*_parts(ticker), DEFAULT_PRICE_SCALE) for ticker in tickers}
 
 

@@ -22,6 +22,7 @@ PAGE: Final = 1000
 OVERLAP_US: Final = 2  # the time of the last known trade may be off by one where the stream rounds otherwise
 BUSY_SECONDS: Final = 15.0
 PASSING: Final = ("EAPI:Rate limit", "EGeneral:Too many", "EGeneral:Temporary", "EGeneral:Internal", "EService:")
+UNKNOWN_PAIR: Final = "EQuery:Unknown asset pair"
 OUR_NAMES: Final = {"XBT": "BTC", "XDG": "DOGE"}
 
 
@@ -68,7 +69,7 @@ def kraken_history(base_url: str = REST_URL) -> History:
 async def listings(rest_url: str, tickers: Sequence[str]) -> dict[str, Listing]:
     """How the exchange lists these pairs; plain ones, with a warning, where it cannot be asked now.
 
-    Raises OperatorError when the exchange does not know one of them.
+    Raises NotListed when the exchange does not know one of them.
     """
     return await ask(f"{rest_url}/0/public/AssetPairs", {"pair": ",".join(map(_pair_of, tickers))}, tickers, _listed)
 
@@ -120,8 +121,12 @@ def _listed(status: int, body: bytes) -> Mapping[str, Listing]:
         raise GarbageFrame(f"HTTP {status}")
     try:
         pairs = [_pair(bytes(pair)) for pair in _result(body).values()]
-    except RequestRefused:
-        return {}  # an unknown pair; it does not say which one
+    except RequestRefused as refusal:
+        if UNKNOWN_PAIR in str(refusal):
+            return {}  # it does not say which one
+        raise
+    if not pairs:
+        raise GarbageFrame("no pairs")
     listed = {}
     for pair in pairs:
         base, _, quote = (OUR_NAMES.get(name, name) for name in pair.wsname.partition("/"))

@@ -14,10 +14,11 @@ WHERE state = 'open' AND to_id - from_id + 1 = (
       AND tick.time BETWEEN gap.from_time - interval '5 seconds' AND gap.to_time + interval '5 seconds');
 
 -- name: due_gaps
--- Open gaps of some instruments that opened at least `patience` ago, or, since clocks are set back, in the future; the
--- smallest first, by the index of open gaps. At most 100 rows.
+-- Open gaps of some instruments that opened at least `patience` ago, or, since clocks are set back, in the future, but
+-- for some that begin at given ids; the smallest first, by the index of open gaps. At most 100 rows.
 SELECT instrument_id, from_id, to_id, from_time, to_time FROM market.gaps
 WHERE state = 'open' AND instrument_id = ANY(%(instrument_ids)s) AND opened_at NOT BETWEEN now() - %(patience)s::interval AND now()
+  AND (instrument_id, from_id) NOT IN (SELECT * FROM unnest(%(postponed)s::int[], %(postponed_ids)s::bigint[]))
 ORDER BY to_id - from_id, instrument_id, from_id LIMIT 100;
 
 -- name: open_gaps_between

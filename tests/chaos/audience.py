@@ -1,13 +1,12 @@
 """Crowds of clients, each a process of its own, so that it is the server whose time is measured."""
 
 import signal
-import sys
 from collections.abc import Iterable
 
 import msgspec
 
 from tests.chaos.crowd import Report
-from tests.chaos.processes import SHOWN, Process, Processes
+from tests.chaos.processes import SHOWN, Processes
 
 PATIENCE = 60.0
 
@@ -20,9 +19,7 @@ class Audience:
     ) -> None:
         """`buffer`: the size of each client's socket's buffers in bytes, where not the kernel's usual one."""
         self.count = count
-        self.process = group.all[name] = Process(name, (), group._folder)
-        arguments = (port, count, buffer, *symbols)
-        self.process._command = [sys.executable, "-m", "tests.chaos.crowd", *map(str, arguments)]
+        self.process = group.add(name, *map(str, (port, count, buffer, *symbols)), module="tests.chaos.crowd")
 
     async def comes(self) -> "Audience":
         """Start, and return when all have subscribed."""

@@ -9,7 +9,6 @@ BUFFER, where it is not 0, is the size of a socket's buffer in bytes: a server t
 
 import asyncio
 import signal
-import socket
 import sys
 import time
 from collections import Counter
@@ -23,11 +22,10 @@ import msgspec
 import uvloop
 
 from tests.bench.readers import masked
+from tests.chaos.sockets import small_socket
 
 AGAIN_SECONDS: Final = 0.1
 SHOWN: Final = 20
-MSS: Final = 536
-"""The least that a kernel takes: by it the server's kernel reckons how much it buffers for a client."""
 _TEXT, _CLOSE, _PING = 0x81, 0x88, 0x89
 
 
@@ -246,16 +244,6 @@ class Crowd:
             connected.close()
             raise
         await loop.create_connection(lambda: client, sock=connected)
-
-
-def small_socket(buffer: int) -> socket.socket:
-    """A socket to be connected, that takes about so many bytes before it is read; 0 for the usual."""
-    made = socket.socket()
-    made.setblocking(False)
-    if buffer:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, MSS)
-    return made
 
 
 async def main(port: int, count: int, buffer: int, symbols: list[str]) -> None:

@@ -1,24 +1,24 @@
-"""What a process is started with beyond its command line, and what it tells of itself meanwhile."""
+"""What a process tells of itself, and how much of the machine it holds; what it may be started with."""
 
+import asyncio
 import os
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 
-from tests.chaos.processes import Process
-from tests.end_to_end.commands import free_port
+from tests.chaos.processes import LOOK_SECONDS, SHOWN, Process
+
+PATIENCE_SECONDS = 30.0
 
 
-def equip(process: Process, **environ: str) -> None:
-    """Have its next runs find these variables in their environment, beside those of earlier calls."""
-    process._command = ["env", *(f"{name}={value}" for name, value in environ.items()), *process._command]
+class Burden(NamedTuple):
+    """Resident memory in MiB, open file descriptors, and tasks of the event loop."""
 
-
-def metered(process: Process) -> str:
-    """Have its next runs, those of an ingester, serve metrics; answers where."""
-    port = free_port()
-    equip(process, TICKWICK_METRICS_PORT=str(port))
-    return f"http://127.0.0.1:{port}"
+    rss: float
+    fds: int
+    tasks: float
 
 
 async def metrics(session: aiohttp.ClientSession, address: str) -> dict[str, float]:
@@ -30,6 +30,39 @@ async def metrics(session: aiohttp.ClientSession, address: str) -> dict[str, flo
         return {}
     values = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name.removeprefix("tickwick_"): float(value) for name, _, value in values}
+
+
+async def burden(session: aiohttp.ClientSession, process: Process) -> Burden:
+    """What a process that serves metrics holds; waits until it answers."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        assert process.metrics_at
+        told = await metrics(session, process.metrics_at)
+        if (tasks := told.get("tasks", told.get("ingest_tasks"))) is not None:
+            return Burden(*process.holding(), tasks)
+        assert time.monotonic() < deadline, f"{process.name} tells nothing of itself: {process.output[-SHOWN:]}"
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def eased(session: aiohttp.ClientSession, process: Process, before: Burden, more: Burden) -> None:
+    """Wait until a process holds what it held before, or not much more."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        now = await burden(session, process)
+        if all(held <= then + spare for held, then, spare in zip(now, before, more, strict=True)):
+            return
+        assert time.monotonic() < deadline, f"{process.name} held {before}, and holds {now}"
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def reaches(session: aiohttp.ClientSession, process: Process, name: str, least: float) -> None:
+    """Wait until a metric of a process is as high."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    assert process.metrics_at
+    while (told := (await metrics(session, process.metrics_at)).get(name, 0.0)) < least:
+        assert process.alive, f"{process.name} has ended: {process.output[-SHOWN:]}"
+        assert time.monotonic() < deadline, f"{name} of {process.name} is {told}, and not {least}"
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def faketime_library() -> Path | None:

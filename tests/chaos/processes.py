@@ -32,16 +32,22 @@ class Holding(NamedTuple):
 
 
 class Process:
-    """A command of the product. It can be started again once it has ended; the output of all its runs is one file."""
+    """A Python program, such as the product. It can be started again once it has ended; all its runs print to one file.
 
-    def __init__(self, name: str, arguments: Iterable[str], folder: Path, *, supervised: bool = False) -> None:
+    `environ` are variables that its next runs find beside those that all processes do.
+    """
+
+    def __init__(self, name: str, module: str, arguments: Iterable[str], folder: Path) -> None:
         self.name = name
-        self.supervised = supervised
+        self.environ: dict[str, str] = {}
+        self.metrics_at: str | None = None
+        """The address of its metrics, where it serves any."""
+        self.supervised = False
         """Whether its group starts it again, whatever it ended of, until it is terminated."""
         self.restarts = 0
         self.code: int | None = None
         """The exit code of the last run that ended; minus the signal that ended it."""
-        self._command = [sys.executable, "-m", "app", *arguments]
+        self._command = [sys.executable, "-m", module, *arguments]
         self._folder = folder / name
         self._folder.mkdir()
         self._file = folder / f"{name}.out"
@@ -88,6 +94,7 @@ class Process:
                     "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
                     "COLUMNS": "200",
                     "XDG_STATE_HOME": str(self._folder.parent / "state"),  # where ticks are spooled
+                    **self.environ,
                 },
                 start_new_session=True,
             )
@@ -141,8 +148,13 @@ class Processes:
         self.all: dict[str, Process] = {}
         self._folder = folder
 
+    def add(self, name: str, *arguments: str, module: str = "app") -> Process:
+        """A process that is not started yet."""
+        process = self.all[name] = Process(name, module, arguments, self._folder)
+        return process
+
     def start(self, name: str, *arguments: str) -> Process:
-        process = self.all[name] = Process(name, arguments, self._folder)
+        process = self.add(name, *arguments)
         process.start()
         return process
 

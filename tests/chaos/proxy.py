@@ -10,6 +10,8 @@ from typing import Final
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.chaos.sockets import small_socket
+
 CHUNK: Final = 16_384
 WAITING: Final = 1_024
 _RESET: Final = struct.pack("ii", 1, 0)
@@ -115,8 +117,11 @@ class _Connection:
 class Proxy:
     """Forwards connections to a server. `up` is what clients send, `down` what the server answers."""
 
-    def __init__(self, host: str, port: int) -> None:
-        """`host` is the folder of a Unix socket of PostgreSQL where it is a path."""
+    def __init__(self, host: str, port: int, buffer: int = 0) -> None:
+        """`host` is the folder of a Unix socket of PostgreSQL where it is a path.
+
+        `buffer` is about how many bytes more it takes from a server of another kind than it can pass on; 0: the usual.
+        """
         self.up = Way()
         self.down = Way()
         self.refusing = False
@@ -125,6 +130,7 @@ class Proxy:
         self.accepted = 0
         self._host = host
         self._target_port = port
+        self._buffer = buffer
         self._connections: dict[_Connection, asyncio.Task[None]] = {}
 
     def cut(self) -> None:
@@ -183,13 +189,19 @@ class Proxy:
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._host.startswith("/"):
             return await asyncio.open_unix_connection(f"{self._host}/.s.PGSQL.{self._target_port}")
-        return await asyncio.open_connection(self._host, self._target_port)
+        dialled = small_socket(self._buffer)
+        try:
+            await asyncio.get_running_loop().sock_connect(dialled, (self._host, self._target_port))
+        except BaseException:
+            dialled.close()
+            raise
+        return await asyncio.open_connection(sock=dialled)
 
 
 @asynccontextmanager
-async def proxying(host: str, port: int) -> AsyncIterator[Proxy]:
+async def proxying(host: str, port: int, buffer: int = 0) -> AsyncIterator[Proxy]:
     """A proxy on a free port of 127.0.0.1 in front of a server; all its connections are gone afterwards."""
-    proxy = Proxy(host, port)
+    proxy = Proxy(host, port, buffer)
     handlers: set[asyncio.Task[None]] = set()
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

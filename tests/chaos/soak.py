@@ -9,13 +9,15 @@ import asyncio
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from statistics import median
+from typing import Any, Final
 
 import structlog
 
@@ -25,6 +27,7 @@ from tests.chaos.stage import Stage, staged
 from tests.chaos.system import PROMISED_SECONDS, Measured
 from tests.databases import Databases
 
+INTERRUPTED: Final = 130
 BETWEEN = 60
 """Trades that a client is told of between two faults."""
 
@@ -99,27 +102,37 @@ def main() -> int:
     engine = Engine.POSTGRES if databases.missing(Engine.TIMESCALEDB) else Engine.TIMESCALEDB
     folder = Path(tempfile.mkdtemp(prefix="tickwick-soak-"))
     print(f"SEED={seed} MINUTES={given.minutes:g} on {engine}; what the processes print is in {folder}", flush=True)
+    soaking = soak(
+        databases,
+        engine,
+        folder,
+        seed=seed,
+        seconds=60 * given.minutes,
+        only=given.only,
+        say=lambda text: print(text, flush=True),
+    )
     try:
-        measured = asyncio.run(
-            soak(
-                databases,
-                engine,
-                folder,
-                seed=seed,
-                seconds=60 * given.minutes,
-                only=given.only,
-                say=lambda text: print(text, flush=True),
-            )
-        )
+        measured = asyncio.run(_until_signalled(soaking))
     except Wrong as error:
         traceback.print_exception(error.__cause__)
         print(f"\n{error}")
         return 1
+    except asyncio.CancelledError:
+        shutil.rmtree(folder)
+        return INTERRUPTED
     finally:
         databases.stop()
     print(table(measured))
     shutil.rmtree(folder)
     return 0
+
+
+async def _until_signalled(soaking: Coroutine[Any, Any, Measured]) -> Measured:
+    """Cancelled by SIGINT and by SIGTERM, so that everything is ended and removed."""
+    task = asyncio.create_task(soaking)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
 
 
 if __name__ == "__main__":

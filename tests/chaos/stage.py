@@ -14,17 +14,17 @@ import psycopg
 
 from app.embedded import Server
 from app.market.model import Tick
-from ingest.simulator.void import Span, VoidedTape
+from ingest.simulator.void import Span
 from sql.engine import Engine
 from tests.chaos import truth as truths
 from tests.chaos.audience import Audience
-from tests.chaos.equipment import equip
-from tests.chaos.processes import Holding, Process, Processes, processes, until
+from tests.chaos.equipment import Burden, burden, eased
+from tests.chaos.processes import Process, Processes, processes, until
 from tests.chaos.proxy import Proxy, proxying, proxying_database, through
-from tests.chaos.system import own_server
+from tests.chaos.sockets import lasting_port
+from tests.chaos.system import own_server, start_ingest, start_serve
 from tests.chaos.truth import Follower, Truth
 from tests.databases import Database, Databases
-from tests.end_to_end.commands import free_port
 from tests.integration.reckoning import reckon
 from tests.integration.rest import Rest
 
@@ -38,8 +38,7 @@ READING: Final = 15
 WAYWARD: Final = 8
 SMALL_BUFFER: Final = 16_384
 """Of the wayward, lest the kernel take all that a server sends them while they do not read."""
-MORE_MIB: Final = 96.0
-MORE_FDS: Final = 32
+MORE: Final = Burden(rss=96.0, fds=32, tasks=16)
 """What a process may hold at the end beyond what it held when all were there and nothing had happened yet."""
 STILL_SECONDS: Final = 1.0
 """Longer than a tick is on its way, when nothing is wrong."""
@@ -53,18 +52,14 @@ class LivelyTruth(Truth):
     def __init__(self, tickers: tuple[str, ...], rate: float, seed: int) -> None:
         super().__init__(tickers, rate, seed)
         self.void: dict[str, list[Span]] = {}
-        self._markets = {symbol: VoidedTape(market) for symbol, market in self._markets.items()}  # type: ignore[misc]
 
     def leave_out(self, symbol: str, span: Span) -> None:
         self.void.setdefault(symbol, []).append(span)
-        self._markets[symbol].void = self.void[symbol]  # type: ignore[attr-defined]
+        self.tapes[symbol].void = self.void[symbol]
 
     def left_out(self, symbol: str, from_id: int, to_id: int) -> int:
         """How many ids between two, both inclusive, were never given."""
         return sum(max(0, min(last, to_id) - max(first, from_id) + 1) for first, last in self.void.get(symbol, ()))
-
-    def ticks(self, symbol: str, from_id: int, to_id: int) -> list[Tick]:
-        return [tick for tick in super().ticks(symbol, from_id, to_id) if tick.trade_id <= to_id]
 
 
 @dataclass
@@ -94,7 +89,7 @@ class Stage:
     session: aiohttp.ClientSession
     ahead: float = 0.0
     orders: dict[str, Any] = field(default_factory=dict)
-    before: dict[str, Holding] = field(default_factory=dict)
+    before: dict[str, Burden] = field(default_factory=dict)
 
     @property
     def wrong(self) -> list[str]:
@@ -181,7 +176,7 @@ class Stage:
 
     async def verdict(self) -> None:
         """With the exchange's clock right again and ingest at rest, everything against the truth."""
-        await self._check_holdings()
+        await self._check_burdens()
         await self._come_to_rest()
         codes = await asyncio.gather(*(ingester.terminate() for ingester in self.ingesters))
         assert codes == [0] * len(codes), codes
@@ -214,14 +209,10 @@ class Stage:
             before = held
             await asyncio.sleep(STILL_SECONDS)
 
-    async def _check_holdings(self) -> None:
-        """Memory and descriptors are back, though some clients may still be on their way in or out."""
+    async def _check_burdens(self) -> None:
+        """Of all processes, those too that were started again; some clients may still be on their way in or out."""
         for process in (*self.ingesters, *self.webs):
-            before = self.before[process.name]
-            most = before.fds + MORE_FDS
-            await until(lambda p=process, m=most: p.holding().fds <= m, f"{process.name} has closed what it opened")  # type: ignore[misc]
-            now = process.holding()
-            assert now.rss <= before.rss + MORE_MIB, (process.name, before, now)
+            await eased(self.session, process, self.before[process.name], MORE)
 
     async def _check_rest(self, rest: Rest, sent: dict[str, list[Tick]]) -> None:
         """REST's newest candles are what the ticks make, and those call themselves whole that no missing id touches."""
@@ -229,7 +220,7 @@ class Stage:
             for symbol, ticks in sent.items():
                 candles = (await rest.get(f"/candles/{symbol}", interval=interval, limit=MOST_CANDLES))["candles"]
                 wanted = reckon(ticks, interval)[-MOST_CANDLES:]
-                differences = truths._differences([truths._row(candle) for candle in candles], wanted)
+                differences = truths.differences([truths.row_of(candle) for candle in candles], wanted)
                 assert not differences, f"{symbol} {interval} by REST: {differences[:2]}"
                 doubtful = [c for c in candles if c["closed"] and c["complete"] == self._touched(symbol, c)]
                 assert not doubtful, f"{symbol} {interval} by REST: {doubtful[:2]}"
@@ -263,7 +254,7 @@ async def staged(
         server, database = await stack.enter_async_context(own_server(databases, engine))
         writers = await stack.enter_async_context(proxying_database(database.dsn))
         readers = await stack.enter_async_context(proxying_database(database.dsn))
-        port = free_port()
+        port = lasting_port()
         symbols = [argument for ticker in TICKERS for argument in ("--symbol", ticker)]
         exchange = group.start(
             "exchange", "simulate", *("--port", str(port), "--rate", str(RATE), "--seed", str(seed)), *symbols
@@ -271,23 +262,20 @@ async def staged(
         await exchange.printed(r"trading at (\S+)")
         venue = await stack.enter_async_context(proxying("127.0.0.1", port))
         ingesters = [
-            _start(
-                group,
-                f"ingest{number}",
-                "ingest",
-                *("--dsn", through(writers, database.writer), "--source", "simulator"),
-                *("--url", f"ws://127.0.0.1:{venue.port}", "--instruments", ",".join(TICKERS)),
-                TICKWICK_SPOOL_DIR=str(folder / "spool"),
+            start_ingest(
+                group, f"ingest{number}", through(writers, database.writer), f"ws://127.0.0.1:{venue.port}", TICKERS
             )
             for number in range(1, INGESTERS + 1)
         ]
-        web_ports = [free_port() for _ in range(SERVERS)]
+        web_ports = [lasting_port() for _ in range(SERVERS)]
         webs = [
-            _start(group, f"serve{n}", "serve", "--dsn", through(readers, database.app), "--port", str(web_port))
+            start_serve(group, f"serve{n}", through(readers, database.app), web_port)
             for n, web_port in enumerate(web_ports, 1)
         ]
         for web in webs:
             await web.printed(r"serving (\S+)")
+        for process in (*ingesters, *webs):
+            process.supervised = True
         truth = LivelyTruth(TICKERS, RATE, seed)
         await until(lambda: set(truths.held(database)) == set(truth.symbols), "every instrument has ticks")
         clients = [Follower(truth) for _ in range(followers)]
@@ -309,7 +297,7 @@ async def staged(
             for audience in (*stage.readers_of, *stage.wayward):
                 await audience.comes()
             await stage.flowing(100)
-            stage.before = {process.name: process.holding() for process in (*ingesters, *webs)}
+            stage.before = {process.name: await burden(session, process) for process in (*ingesters, *webs)}
             yield stage
         finally:
             for task in following:
@@ -318,10 +306,3 @@ async def staged(
         for error in ended:
             if isinstance(error, Exception):
                 raise error
-
-
-def _start(group: Processes, name: str, *arguments: str, **environ: str) -> Process:
-    process = group.all[name] = Process(name, arguments, group._folder, supervised=True)
-    equip(process, **environ)
-    process.start()
-    return process

@@ -4,7 +4,6 @@ Clients that stopped are told what they missed when they read on, or are closed 
 those that vanished, with all that it held for them.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,15 +13,13 @@ from typing import Final
 
 import pytest
 
-from sql.engine import Engine
 from tests.chaos.audience import PATIENCE, Audience
-from tests.chaos.crowd import small_socket
 from tests.chaos.equipment import metrics
 from tests.chaos.processes import LOOK_SECONDS, until
 from tests.chaos.proxy import Proxy, proxying
-from tests.chaos.system import Measured, System, own_server, running
-from tests.databases import Databases
-from tests.end_to_end.commands import free_port
+from tests.chaos.sockets import lasting_port
+from tests.chaos.system import Measured, System, running, start_serve
+from tests.databases import Database
 
 READING: Final = 800
 PAUSED: Final = 50
@@ -45,23 +42,13 @@ MORE_TASKS: Final = 10
 MORE_FDS: Final = 10
 
 
-class FewBytes(Proxy):
-    """A proxy that takes from its server no more than it can pass on, as good as."""
-
-    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        dialled = small_socket(SMALL_BUFFER)
-        await asyncio.get_running_loop().sock_connect(dialled, (self._host, self._target_port))
-        return await asyncio.open_connection(sock=dialled)
-
-
 class Web:
     """A server of its own for the crowd, with small outboxes; and what it tells of itself."""
 
     def __init__(self, system: System) -> None:
-        self.port = free_port()
+        self.port = lasting_port()
         options = "--outbox-bytes", str(OUTBOX_BYTES), "--stream-flush-ms", "50"
-        where = "--dsn", system.database.app, "--port", str(self.port)
-        self.process = system.group.start("serve, crowded", "serve", *where, *options)
+        self.process = start_serve(system.group, "serve, crowded", system.database.app, self.port, *options)
         self._system = system
 
     async def told(self) -> dict[str, float]:
@@ -77,27 +64,21 @@ class Web:
 
 
 @asynccontextmanager
-async def crowded(
-    databases: Databases, engine: Engine, measured: Measured, folder: Path
-) -> AsyncIterator[tuple[System, Web, Proxy]]:
+async def crowded(database: Database, measured: Measured, folder: Path) -> AsyncIterator[tuple[System, Web, Proxy]]:
     """A system with a server for the crowd, and a proxy in front of that."""
-    async with (
-        own_server(databases, engine) as (_, database),
-        running("1,000 clients", folder, database, measured, rate=100) as system,
-    ):
+    async with running("1,000 clients", folder, database, measured, rate=100) as system:
         web = Web(system)
         await web.process.printed(r"serving (\S+)")
         await web.until("listener_live", least=1)
-        async with proxying("127.0.0.1", web.port) as proxy:
-            proxy.__class__ = FewBytes
+        async with proxying("127.0.0.1", web.port, SMALL_BUFFER) as proxy:
             yield system, web, proxy
 
 
 @pytest.mark.timeout(300)
 async def test_thousand_clients_a_tenth_stall_and_a_tenth_vanish_others_see_no_hole_and_nothing_is_left_behind(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    best_database: Database, measured: Measured, folder: Path
 ) -> None:
-    async with crowded(databases, best_engine, measured, folder) as (system, web, proxy):
+    async with crowded(best_database, measured, folder) as (system, web, proxy):
         port, symbols = web.port, system.truth.symbols
         crowd = partial(Audience, system.group, symbols=symbols)
         await (await crowd("warming", port, 50).comes()).leaves()

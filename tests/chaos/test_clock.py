@@ -20,7 +20,7 @@ import websockets
 
 from app.embedded import Server
 from sql.engine import Engine
-from tests.chaos.equipment import equip, faketime_library
+from tests.chaos.equipment import faketime_library
 from tests.chaos.processes import Process, until
 from tests.chaos.system import Measured, System, own_server, running
 from tests.chaos.truth import stored
@@ -61,7 +61,7 @@ class Clock:
 
     async def live_by_it(self, process: Process) -> None:
         """Start a process anew, by this clock."""
-        equip(process, **self.environment)
+        process.environ |= self.environment
         assert await process.terminate() == 0
         process.start()
 
@@ -71,7 +71,7 @@ def clock() -> Iterator[Clock]:
     """A clock that is right so far. Anybody can read it: PostgreSQL may run as somebody else."""
     library = faketime_library()
     if library is None:
-        pytest.skip("libfaketime is not installed")
+        pytest.skip("libfaketime, which moves a process's clock, is not installed")
     with tempfile.TemporaryDirectory(prefix="tickwick-clock-") as folder:
         Path(folder).chmod(0o755)
         yield Clock(Path(folder), library)
@@ -133,16 +133,13 @@ async def check_live_candles(system: System, candles: Candles) -> None:
 
 
 async def test_exchanges_clock_jumps_what_was_not_sent_is_fetched(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    best_database: Database, measured: Measured, folder: Path
 ) -> None:
-    async with (
-        own_server(databases, best_engine) as (_, database),
-        running("clock of the exchange jumps", folder, database, measured) as system,
-    ):
+    async with running("clock of the exchange jumps", folder, best_database, measured) as system:
         await system.order(clock=6)
         await system.recovered()
         await system.flowing()
-        assert database.execute("SELECT DISTINCT state FROM market.gaps") == [("filled",)]
+        assert best_database.execute("SELECT DISTINCT state FROM market.gaps") == [("filled",)]
         await system.order(clock=-6)
         await system.flowing()
         await system.recovered()
@@ -150,12 +147,9 @@ async def test_exchanges_clock_jumps_what_was_not_sent_is_fetched(
 
 
 async def test_our_clocks_jump_by_an_hour_nothing_is_lost_and_live_candles_are_right_afterwards(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path, clock: Clock
+    best_database: Database, measured: Measured, folder: Path, clock: Clock
 ) -> None:
-    async with (
-        own_server(databases, best_engine) as (_, database),
-        running("our clocks jump by an hour", folder, database, measured, supervised=False) as system,
-    ):
+    async with running("our clocks jump by an hour", folder, best_database, measured, supervised=False) as system:
         for process in (*system.ingesters, system.web):
             await clock.live_by_it(process)
         await system.recovered()
@@ -165,7 +159,7 @@ async def test_our_clocks_jump_by_an_hour_nothing_is_lost_and_live_candles_are_r
                 await system.flowing(300)
                 await system.recovered()
             await check_live_candles(system, candles)
-        assert database.execute("SELECT count(*) FROM market.gaps WHERE state <> 'filled'") == [(0,)]
+        assert best_database.execute("SELECT count(*) FROM market.gaps WHERE state <> 'filled'") == [(0,)]
         await system.verdict()
 
 

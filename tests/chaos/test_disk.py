@@ -12,8 +12,8 @@ import pytest
 from app.embedded import Server
 from ingest.spool import RESERVE_BYTES
 from sql.engine import Engine
-from tests.chaos.equipment import equip, metered, metrics
-from tests.chaos.processes import LOOK_SECONDS, until
+from tests.chaos.equipment import metrics, reaches
+from tests.chaos.processes import until
 from tests.chaos.system import Measured, System, own_server, running
 from tests.chaos.truth import held
 from tests.databases import Database, Databases
@@ -26,17 +26,18 @@ BEYOND = 600
 class Outage:
     """A system of which the database may be away, and where its only ingester tells how it is."""
 
-    def __init__(self, system: System, server: Server, metrics_at: str) -> None:
+    def __init__(self, system: System, server: Server) -> None:
         self.system = system
         self.server = server
-        self._metrics_at = metrics_at
 
     @property
     def database(self) -> Database:
         return self.system.database
 
     async def told(self, name: str) -> float:
-        return (await metrics(self.system.session, self._metrics_at)).get(name, 0.0)
+        metrics_at = self.system.ingesters[0].metrics_at
+        assert metrics_at
+        return (await metrics(self.system.session, metrics_at)).get(name, 0.0)
 
     async def begins(self) -> dict[str, int]:
         """The database stops; answers the last id stored of each symbol."""
@@ -57,12 +58,7 @@ class Outage:
         return wanted
 
     async def reaches(self, name: str, value: float) -> None:
-        """Wait until a metric of the ingester is as high."""
-        told = 0.0
-        while told < value:
-            assert self.system.ingesters[0].alive, self.system.ingesters[0].output[-2_000:]
-            told = await self.told(name)
-            await self.system.elapsed(LOOK_SECONDS)
+        await reaches(self.system.session, self.system.ingesters[0], name, value)
 
 
 @asynccontextmanager
@@ -76,12 +72,11 @@ async def outage(
     ):
         ingester = system.ingesters[0]
         assert await ingester.terminate() == 0
-        address = metered(ingester)
-        equip(ingester, TICKWICK_SPOOL_DIR=str(folder / "spool"), **environ)
+        ingester.environ |= {"TICKWICK_SPOOL_DIR": str(folder / "spool"), **environ}
         ingester.start()
         await system.recovered()
         await system.flowing()
-        yield Outage(system, server, address)
+        yield Outage(system, server)
 
 
 async def _kept_or_repaired(away: Outage) -> None:
@@ -142,7 +137,7 @@ async def test_ingester_killed_with_ticks_in_the_spool_they_are_stored_though_th
 ) -> None:
     async with outage(databases, best_engine, measured, folder, "kill -9 with ticks in the spool") as away:
         system = away.system
-        for _ in range(2):
+        for _ in range(3):
             stored = await away.begins()
             spooled = await away.reached_disk(stored)
             system.ingesters[0].kill()

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sql.engine import Engine
 from tests.chaos.processes import Process, until
-from tests.chaos.system import Measured, own_server, running
-from tests.databases import Database, Databases
+from tests.chaos.system import Measured, running
+from tests.databases import Database
 
 SIX = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC", "DOGEUSDC", "SUIUSDC")
 
@@ -19,18 +18,16 @@ def spread(database: Database) -> list[int]:
     """How many instruments each ingester owns that owns any, ascending."""
     rows = database.execute(
         "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 2"
-        " AND classid = hashtext('tickwick.instrument')::oid GROUP BY pid ORDER BY 1"
+        " AND classid = hashtext('tickwick.instrument')::oid"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY pid ORDER BY 1"
     )
     return [count for (count,) in rows]
 
 
 async def test_only_ingester_killed_again_and_again_loses_nothing(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    best_database: Database, measured: Measured, folder: Path
 ) -> None:
-    async with (
-        own_server(databases, best_engine) as (_, database),
-        running("kill -9 of the only ingester", folder, database, measured) as system,
-    ):
+    async with running("kill -9 of the only ingester", folder, best_database, measured) as system:
         for times in range(1, 6):
             system.ingesters[0].kill()
             await system.recovered()
@@ -40,46 +37,42 @@ async def test_only_ingester_killed_again_and_again_loses_nothing(
 
 
 async def test_one_of_three_ingesters_killed_others_take_over_and_share_evenly(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    best_database: Database, measured: Measured, folder: Path
 ) -> None:
     name = "kill -9 of one of three ingesters"
-    async with (
-        own_server(databases, best_engine) as (_, database),
-        running(
-            name, folder, database, measured, tickers=SIX, rate=100, ingesters=3, followers=2, supervised=False
-        ) as system,
-    ):
-        await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+    async with running(
+        name, folder, best_database, measured, tickers=SIX, rate=100, ingesters=3, followers=2, supervised=False
+    ) as system:
+        await until(lambda: spread(best_database) == [2, 2, 2], "three ingesters share six instruments")
         for victim in system.ingesters:
             victim.kill()
             began = time.monotonic()
-            await until(lambda: spread(database) == [3, 3], "two ingesters share six instruments")
+            await until(lambda: spread(best_database) == [3, 3], "two ingesters share six instruments")
             measured.note(f"{name}: hand-over", time.monotonic() - began)
             await system.recovered()
             victim.start()
-            await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+            await until(lambda: spread(best_database) == [2, 2, 2], "three ingesters share six instruments")
             await system.recovered()
         await system.verdict()
 
 
 @pytest.mark.parametrize("moment", ["between batches", "in mid-batch"])
 async def test_one_of_three_ingesters_stopped_others_take_over_and_it_returns_without_a_tick_twice(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path, moment: str
+    best_database: Database, measured: Measured, folder: Path, moment: str
 ) -> None:
     name = f"SIGSTOP of one of three ingesters {moment}"
-    async with (
-        own_server(databases, best_engine) as (_, database),
-        running(name, folder, database, measured, tickers=SIX, rate=100, ingesters=3, supervised=False) as system,
-    ):
-        await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+    async with running(
+        name, folder, best_database, measured, tickers=SIX, rate=100, ingesters=3, supervised=False
+    ) as system:
+        await until(lambda: spread(best_database) == [2, 2, 2], "three ingesters share six instruments")
         victim = system.ingesters[0]
-        await _stop(victim, database, in_batch=moment == "in mid-batch")
+        await _stop(victim, best_database, in_batch=moment == "in mid-batch")
         began = time.monotonic()
-        await until(lambda: spread(database) == [3, 3], "two ingesters share six instruments")
+        await until(lambda: spread(best_database) == [3, 3], "two ingesters share six instruments")
         measured.note(f"{name}: hand-over", time.monotonic() - began)
         await system.recovered()
         victim.signal(signal.SIGCONT)
-        await until(lambda: spread(database) == [2, 2, 2], "three ingesters share six instruments")
+        await until(lambda: spread(best_database) == [2, 2, 2], "three ingesters share six instruments")
         await system.recovered()
         await system.verdict()
 
@@ -91,7 +84,8 @@ async def _stop(victim: Process, database: Database, *, in_batch: bool) -> None:
         await asyncio.sleep(0.1)
         stuck = database.execute(
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'tickwick ingest' AND state <> 'idle'"
-            " AND wait_event = 'ClientRead' AND state_change < clock_timestamp() - interval '0.08 s'"
+            " AND datname = current_database() AND wait_event = 'ClientRead'"
+            " AND state_change < clock_timestamp() - interval '0.08 s'"
         )
         if bool(stuck) == in_batch:
             return
@@ -101,12 +95,9 @@ async def _stop(victim: Process, database: Database, *, in_batch: bool) -> None:
 
 
 async def test_ingester_terminated_in_mid_batch_stores_all_it_has_and_the_next_run_goes_on(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    best_database: Database, measured: Measured, folder: Path
 ) -> None:
-    async with (
-        own_server(databases, best_engine) as (_, database),
-        running("SIGTERM of the ingester", folder, database, measured) as system,
-    ):
+    async with running("SIGTERM of the ingester", folder, best_database, measured) as system:
         ingester = system.ingesters[0]
         for _ in range(3):
             assert await ingester.terminate(seconds=5) == 0

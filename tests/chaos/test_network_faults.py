@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sql.engine import Engine
+from tests.chaos.equipment import reaches
 from tests.chaos.processes import until
 from tests.chaos.proxy import Proxy, proxying_database, through
-from tests.chaos.system import Measured, System, own_server, running
-from tests.databases import Databases
+from tests.chaos.system import Measured, System, running
+from tests.databases import Database
+
+HELD_BACK = 150
+"""More ticks than wait for the database at any other time."""
 
 
 async def _delayed(proxy: Proxy, system: System) -> None:
@@ -72,11 +75,10 @@ FAULTS: dict[str, tuple[int, Callable[[Proxy, System], Awaitable[None]]]] = {
 
 @asynccontextmanager
 async def behind_proxies(
-    databases: Databases, engine: Engine, measured: Measured, folder: Path
+    database: Database, measured: Measured, folder: Path
 ) -> AsyncIterator[tuple[System, Proxy, Proxy]]:
     """A system whose ingest and serve reach the database through a proxy each; nothing may end, nobody be cut off."""
     async with (
-        own_server(databases, engine) as (_, database),
         proxying_database(database.dsn) as writers,
         proxying_database(database.dsn) as readers,
         running(
@@ -96,9 +98,9 @@ async def behind_proxies(
 
 @pytest.mark.parametrize("side", ["ingest", "serve"])
 async def test_network_to_the_database_fails_in_every_way_nothing_is_lost(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path, side: str
+    best_database: Database, measured: Measured, folder: Path, side: str
 ) -> None:
-    async with behind_proxies(databases, best_engine, measured, folder) as (system, writers, readers):
+    async with behind_proxies(best_database, measured, folder) as (system, writers, readers):
         proxy = writers if side == "ingest" else readers
         for fault, (times, inflict) in FAULTS.items():
             system.name = f"network between {side} and the database {fault}"
@@ -110,9 +112,9 @@ async def test_network_to_the_database_fails_in_every_way_nothing_is_lost(
 
 
 async def test_network_to_the_database_swallows_everything_for_ten_seconds_nothing_is_lost(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    best_database: Database, measured: Measured, folder: Path
 ) -> None:
-    async with behind_proxies(databases, best_engine, measured, folder) as (system, writers, readers):
+    async with behind_proxies(best_database, measured, folder) as (system, writers, readers):
         system.name = "network to the database swallows everything for 10 s"
         for proxy in (writers, readers):
             proxy.blackhole()
@@ -121,3 +123,19 @@ async def test_network_to_the_database_swallows_everything_for_ten_seconds_nothi
             proxy.heal()
         await system.recovered()
         await system.flowing()
+
+
+async def test_database_is_lost_while_what_a_reset_cost_is_fetched_nothing_is_lost(
+    best_database: Database, measured: Measured, folder: Path
+) -> None:
+    """Live ticks wait for those fetched before them: neither may go with the connection."""
+    async with behind_proxies(best_database, measured, folder) as (system, writers, _):
+        system.name = "database lost while ticks are held back"
+        await system.order(rest_latency_seconds=1)
+        for _ in range(4):
+            await system.order(reset=True)
+            await reaches(system.session, system.ingesters[0], "ingest_buffer_ticks", HELD_BACK)
+            await _reset(writers, system)
+            await system.recovered()
+            await system.flowing()
+        assert best_database.execute("SELECT count(*) FROM market.gaps WHERE state <> 'filled'") == [(0,)]

@@ -2,18 +2,14 @@
 
 from pathlib import Path
 
-from sql.engine import Engine
-from tests.chaos.system import Measured, own_server, running
-from tests.databases import Databases
+from tests.chaos.system import Measured, running
+from tests.databases import Database
 
 
 async def test_server_killed_or_terminated_again_and_again_clients_resume_without_hole_or_repeat(
-    databases: Databases, best_engine: Engine, measured: Measured, folder: Path
+    best_database: Database, measured: Measured, folder: Path
 ) -> None:
-    async with (
-        own_server(databases, best_engine) as (_, database),
-        running("kill -9 of serve", folder, database, measured, followers=3) as system,
-    ):
+    async with running("kill -9 of serve", folder, best_database, measured, followers=3) as system:
         for times in range(1, 4):
             system.web.kill()
             await system.recovered()

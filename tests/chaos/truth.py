@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ import websockets
 
 from app.market.model import Candle, InstrumentId, Tick
 from ingest.simulator.market import Market
+from ingest.simulator.void import VoidedTape
 from tests.databases import Database
 from tests.integration.reckoning import Row, reckon
 from tests.integration.rest import Rest
@@ -33,23 +35,24 @@ class Truth:
     """What a simulated exchange trades: the same seed is the same market, in every process."""
 
     def __init__(self, tickers: Iterable[str], rate: float, seed: int) -> None:
-        self._markets = {f"SIM:{ticker}": Market(ticker, rate, seed) for ticker in tickers}
+        self._alone = threading.Lock()
+        self.tapes = {f"SIM:{ticker}": VoidedTape(Market(ticker, rate, seed)) for ticker in tickers}
 
     @property
     def symbols(self) -> list[str]:
-        return list(self._markets)
+        return list(self.tapes)
 
     def last_ids(self, ahead: float = 0.0) -> dict[str, int]:
         """The id of the newest trade of each symbol by now, or so many seconds ahead."""
         now_us = time.time_ns() // 1000 + round(ahead * 1_000_000)
-        return {symbol: market.id_at(now_us + 1) - 1 for symbol, market in self._markets.items()}
+        with self._alone:
+            return {symbol: tape.id_at(now_us + 1) - 1 for symbol, tape in self.tapes.items()}
 
     def ticks(self, symbol: str, from_id: int, to_id: int) -> list[Tick]:
         """The trades between two ids, both inclusive, in their order."""
-        trades = self._markets[symbol].trades(from_id, to_id - from_id + 1)
-        return [
-            Tick(InstrumentId(0), t.id, t.time_us, Decimal(t.price), Decimal(t.size), t.buyer_is_maker) for t in trades
-        ]
+        with self._alone:
+            trades = self.tapes[symbol].trades(from_id, to_id - from_id + 1)
+        return [trade.tick(InstrumentId(0)) for trade in trades if trade.id <= to_id]
 
     def tick(self, symbol: str, trade_id: int) -> Tick:
         return self.ticks(symbol, trade_id, trade_id)[0]
@@ -104,7 +107,7 @@ def check_ticks(truth: Truth, found: dict[str, list[Tick]]) -> dict[str, list[Ti
         assert not missing, f"{symbol}: {len(missing)} missing: {ranges(missing)}"
         twice = [one.trade_id for one, other in pairwise(ticks) if one.trade_id == other.trade_id]
         assert not twice, f"{symbol}: {len(twice)} stored twice: {ranges(twice)}"
-        assert not _differences(ticks, sent[symbol]), f"{symbol}: other than sent"
+        assert not differences(ticks, sent[symbol]), f"{symbol}: other than sent"
     return sent
 
 
@@ -115,7 +118,7 @@ def check_candles(database: Database, sent: dict[str, list[Tick]]) -> None:
         for symbol, *row in database.execute(_LEVEL.format(level=level)):
             rows[symbol].append(tuple(row))
         for symbol, ticks in sent.items():
-            assert not _differences(rows[symbol], reckon(ticks, level)), f"{symbol} {level}"
+            assert not differences(rows[symbol], reckon(ticks, level)), f"{symbol} {level}"
 
 
 async def check_rest(rest: Rest, sent: dict[str, list[Tick]]) -> None:
@@ -123,8 +126,8 @@ async def check_rest(rest: Rest, sent: dict[str, list[Tick]]) -> None:
     for interval in INTERVALS:
         for symbol, ticks in sent.items():
             page = await rest.get(f"/candles/{symbol}", interval=interval, limit=5_000)
-            rows = [_row(candle) for candle in page["candles"]]
-            assert not _differences(rows, reckon(ticks, interval)[-5_000:]), f"{symbol} {interval} by REST"
+            rows = [row_of(candle) for candle in page["candles"]]
+            assert not differences(rows, reckon(ticks, interval)[-5_000:]), f"{symbol} {interval} by REST"
             assert all(candle["complete"] for candle in page["candles"] if candle["closed"]), f"{symbol} {interval}"
 
 
@@ -139,12 +142,13 @@ def ranges(ids: Sequence[int]) -> list[tuple[int, int]]:
     return [(first, last) for first, last in found[:SHOWN]]
 
 
-def _row(candle: dict[str, Any]) -> tuple[Any, ...]:
+def row_of(candle: dict[str, Any]) -> tuple[Any, ...]:
+    """A candle of REST in the form of the reckoning."""
     names = Candle.__struct_fields__[1:12]
     return (datetime.fromisoformat(candle["time"]), *(candle[name] for name in names))
 
 
-def _differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
+def differences(found: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
     """The first few pairs that differ: pytest's own comparison of long lists takes minutes."""
     if len(found) != len(wanted):
         return [(len(found), len(wanted)), *found[:1], *found[-1:], *wanted[:1], *wanted[-1:]]
@@ -162,6 +166,7 @@ class Follower:
         self.last: dict[str, int] = {}
         """The last trade id delivered, or told to be missing, of each symbol."""
         self.connects = 0
+        """How often it was let in: who comes while a server starts is told to try later."""
         self.trades = 0
         self.gaps: list[dict[str, Any]] = []
         self.wrong: list[str] = []
@@ -172,7 +177,6 @@ class Follower:
         while True:
             with suppress(OSError, TimeoutError, websockets.WebSocketException):
                 async with websockets.connect(address, max_size=None, open_timeout=5) as socket:
-                    self.connects += 1
                     await self._follow(socket)
             await asyncio.sleep(0.05)
 
@@ -180,7 +184,10 @@ class Follower:
         since = {symbol: last for symbol, last in self.last.items() if last >= 0}
         request = {"op": "subscribe", "id": 1, "channel": "trades", "symbols": self._truth.symbols, "since": since}
         await socket.send(json.dumps(request))
+        answered = False
         async for frame in socket:
+            self.connects += not answered
+            answered = True
             for event in json.loads(frame):
                 self.take(event)
 

@@ -11,7 +11,7 @@ import pytest
 
 import sql
 from app.market.model import Instrument, InstrumentId
-from ingest.ownership import Ownership, share_of
+from ingest.ownership import Ownership, guard, share_of
 from ingest.writer import Writer
 from tests.databases import Database
 from tests.integration.test_writer import make, running, until
@@ -95,11 +95,20 @@ async def test_preferred_ones_are_taken_first_and_alone(any_database: Database) 
         assert len((await member.look()).keep) == 3
 
 
-async def test_session_that_falls_silent_is_ended_by_the_server(any_database: Database) -> None:
-    async with connected(any_database) as conn:
-        await Ownership(conn, "SIM", "trade").join()
-        cursor = await conn.execute("SELECT current_setting('idle_session_timeout')")
-        assert await cursor.fetchone() == ("3000ms",)
+async def test_session_that_falls_silent_is_ended_by_the_server_and_its_locks_with_it(database: Database) -> None:
+    await add_instrument(database)
+    async with connected(database) as silent, connected(database) as conn:
+        owner = Ownership(silent, "SIM", "trade")
+        await owner.join()
+        assert (await owner.look()).keep
+        await guard(silent, 0.2)
+        other = Ownership(conn, "SIM", "trade")
+        await other.join()
+        async with asyncio.timeout(10):
+            while not (await other.look()).keep:  # noqa: ASYNC110  # a look asks the server
+                await asyncio.sleep(0.05)
+        with pytest.raises(psycopg.OperationalError):
+            await owner.look()
 
 
 def followed(*writers: Writer) -> list[set[str]]:

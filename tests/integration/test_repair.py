@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from app.market.intervals import STORED
 from app.market.model import Instrument, InstrumentId, Tick, to_micros
 from app.market.store import ALWAYS, NEVER, Range
 from ingest import repair
+from ingest.backoff import Backoff
 from ingest.copy import TickTable
 from ingest.history import HistoryClient
 from ingest.refresher import Refresher
@@ -443,6 +444,133 @@ async def test_instrument_that_the_exchange_tells_nothing_of_does_not_hold_up_an
         )
         async with running(make(any_database, client, one, other, every=AT_ONCE)):
             await until(lambda: (10, 19, "filled", None) in gaps(any_database))
+
+
+async def test_gap_that_the_exchange_tells_nothing_of_does_not_hold_up_its_neighbours(any_database: Database) -> None:
+    """Regression: all gaps of the instrument waited with it, the smallest first again and again."""
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 60)
+    await store_with_gaps(any_database, without(ticks, [7], range(20, 51)))
+    async with past(ticks) as (venue, client):
+        venue.answer = lambda from_id: [tick for tick in ticks if tick.trade_id >= from_id > 7][:PAGE]
+        async with running(make(any_database, client, instrument)):
+            await until(lambda: (20, 50, "filled", None) in gaps(any_database))
+            assert gaps(any_database)[0] == (7, 7, "open", None)
+            venue.answer = None
+            await until(closed(any_database))
+    assert venue.asked[0] == 7
+
+
+class Forever(Backoff):
+    def next(self) -> float:
+        return 3600.0
+
+
+async def test_more_postponed_gaps_than_are_looked_at_at_once_hold_up_none(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "Backoff", Forever)
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 260)
+    hopeless = range(2, 242, 2)
+    await store_with_gaps(any_database, without(ticks, hopeless, range(250, 253)))
+    async with past(ticks) as (venue, client):
+        venue.answer = lambda from_id: [tick for tick in ticks if tick.trade_id >= from_id >= 250][:PAGE]
+        async with running(make(any_database, client, instrument)):
+            await until(lambda: (250, 252, "filled", None) in gaps(any_database))
+    assert venue.asked == [*hopeless, 250]
+
+
+async def test_instrument_with_more_postponed_gaps_than_are_remembered_rests_and_others_do_not(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "Backoff", Forever)
+    monkeypatch.setattr(repair, "MOST_POSTPONED", 5)
+    one, other = [await add_instrument(any_database, ticker) for ticker in ("AUSDT", "BUSDT")]
+    ticks = series(other, 260)
+    hopeless = range(2, 242, 2)
+    await store_with_gaps(any_database, without(series(one, 260), hopeless))
+    await store_with_gaps(any_database, without(ticks, range(250, 253)))
+    async with past(ticks) as (venue, client):
+        venue.answer = lambda from_id: [tick for tick in ticks if tick.trade_id >= from_id >= 250][:PAGE]
+        async with running(make(any_database, client, one, other)):
+            await until(lambda: (250, 252, "filled", None) in gaps(any_database))
+    assert venue.asked == [*hopeless[:100], 250]
+
+
+async def test_page_that_takes_too_long_is_given_up_for_another_gap(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(repair, "Backoff", Forever)
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 60)
+    await store_with_gaps(any_database, without(ticks, [7], range(20, 51)))
+    async with past(ticks) as (venue, client):
+
+        async def hang(from_id: int) -> None:
+            if from_id == 7:
+                await asyncio.sleep(60)
+
+        venue.before = hang
+        async with running(make(any_database, client, instrument)):
+            await until(lambda: (20, 50, "filled", None) in gaps(any_database))
+    assert gaps(any_database)[0] == (7, 7, "open", None)
+
+
+async def test_instrument_that_another_repairs_is_tried_again_and_again_without_ever_longer_waits(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "THEIRS_SECONDS", 0.01)
+    tries = 0
+    alone = Repair.alone
+
+    def counted(self: Repair, instrument_id: InstrumentId) -> AbstractAsyncContextManager[bool]:
+        nonlocal tries
+        tries += 1
+        return alone(self, instrument_id)
+
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 30)
+    await store_with_gaps(any_database, without(ticks, [7], [9]))
+    async with past(ticks) as (venue, client), connected(any_database) as conn:
+        async with Repair(conn, client, RepairCounters()).alone(instrument.id) as ours:
+            assert ours
+            monkeypatch.setattr(Repair, "alone", counted)
+            task = asyncio.create_task(make(any_database, client, instrument, every=timedelta(hours=1)).run())
+            await until(lambda: tries >= 20)
+            assert venue.asked == []
+        await until(closed(any_database))
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_repairer_that_falls_silent_loses_its_right_to_another(
+    any_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: of a process that was frozen, the lock stayed for ever."""
+    instrument = await add_instrument(any_database)
+    ticks = series(instrument, 60)
+    await store_with_gaps(any_database, without(ticks, range(20, 51)))
+    async with past(ticks) as (venue, client):
+        asked, thawed = asyncio.Event(), asyncio.Event()
+
+        async def freeze(from_id: int) -> None:
+            if not asked.is_set():
+                asked.set()
+                await thawed.wait()
+
+        venue.before = freeze
+        monkeypatch.setattr(repair, "SILENT_SECONDS", 0.3)
+        async with running(make(any_database, client, instrument)):
+            await asyncio.wait_for(asked.wait(), 15)
+            monkeypatch.setattr(repair, "SILENT_SECONDS", 30.0)
+            async with running(make(any_database, client, instrument)):
+                await until(closed(any_database))
+            thawed.set()
+            await store_with_gaps(any_database, without(series(instrument, 30, ticks[-1].time, first_id=60), [70]))
+            venue.ticks += series(instrument, 30, ticks[-1].time, first_id=60)[1:]
+            await until(closed(any_database))  # by the first one, over another session
 
 
 async def test_ticks_that_cannot_be_stored_are_unfillable_and_their_neighbours_filled(any_database: Database) -> None:

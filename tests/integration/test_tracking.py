@@ -7,11 +7,12 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
-from app.errors import OperatorError
-from app.market.model import InstrumentId
+from app.market.model import Instrument, InstrumentId
 from ingest import instruments
 from ingest.instruments import Listing
+from ingest.sources.listing import NotListed
 from ingest.tracking import Tracking
+from ingest.venues import Listings
 from tests.databases import Database
 from tests.integration.ticks import add_instrument, connected
 
@@ -40,12 +41,12 @@ class Recorder:
 
 async def listings(tickers: Sequence[str]) -> dict[str, Listing]:
     if "NOBODY" in tickers:
-        raise OperatorError("the exchange does not list NOBODY")
+        raise NotListed("the exchange does not list NOBODY")
     return {ticker: Listing("BASE", "QUOTE", 7) for ticker in tickers}
 
 
 @asynccontextmanager
-async def tracking(database: Database, receiver: Recorder) -> AsyncIterator[Tracking]:
+async def tracking(database: Database, receiver: Recorder, listings: Listings = listings) -> AsyncIterator[Tracking]:
     made = Tracking(database.writer, receiver, listings)
     task = asyncio.create_task(made.run())
     try:
@@ -94,6 +95,70 @@ async def test_what_the_venue_does_not_list_is_no_longer_tracked(any_database: D
     async with tracking(any_database, Recorder()) as made:
         made.follow(found)
         await answer(any_database, "SELECT active FROM market.instruments WHERE ticker = 'NOBODY'", [(False,)])
+
+
+async def new(database: Database, *tickers: str) -> list[Instrument]:
+    """Instruments that were added while all runs."""
+    await add_instrument(database, "OLD")
+    for ticker in tickers:
+        database.execute("SELECT market.track(%s)", (f"SIM:{ticker}",))
+    async with connected(database) as conn:
+        return await instruments.by_symbol(conn, [f"SIM:{ticker}" for ticker in tickers])
+
+
+async def test_what_is_followed_does_not_wait_for_a_venue_that_is_slow_to_list(any_database: Database) -> None:
+    """Regression: what was added or released next waited for the venue's REST."""
+    one, two = await new(any_database, "ONE", "TWO")
+    asked: list[str] = []
+    released = asyncio.Event()
+
+    async def slow(tickers: Sequence[str]) -> dict[str, Listing]:
+        asked.extend(tickers)
+        await released.wait()
+        return await listings(tickers)
+
+    receiver = Recorder()
+    async with tracking(any_database, receiver, slow) as made:
+        made.follow([one])
+        await receiver.until(lambda: receiver.instruments.keys() == {"ONE"})
+        made.follow([two])
+        await receiver.until(lambda: receiver.instruments.keys() == {"TWO"})
+        assert asked == ["ONE"]
+        made.follow([one, two])
+        await receiver.until(lambda: receiver.instruments.keys() == {"ONE", "TWO"})
+        released.set()
+        query = "SELECT count(*) FROM market.instruments WHERE base = 'BASE'"
+        await answer(any_database, query, [(2,)])
+
+
+async def test_what_is_dropped_before_the_venue_was_asked_is_not_asked_for(any_database: Database) -> None:
+    first, dropped, last = await new(any_database, "A", "B", "C")
+    asked: list[str] = []
+
+    async def dropping(tickers: Sequence[str]) -> dict[str, Listing]:
+        asked.extend(tickers)
+        made.follow([first, last])
+        return await listings(tickers)
+
+    async with tracking(any_database, Recorder(), dropping) as made:
+        made.follow([first, dropped, last])
+        query = "SELECT ticker FROM market.instruments WHERE base = 'BASE' ORDER BY ticker"
+        await answer(any_database, query, [("A",), ("C",)])
+    assert "B" not in asked
+
+
+async def test_what_the_venue_says_nothing_of_stays_tracked(any_database: Database) -> None:
+    found = await new(any_database, "A", "B")
+
+    async def partly(tickers: Sequence[str]) -> dict[str, Listing]:
+        return {"A": Listing()} if "A" in tickers else await listings(tickers)
+
+    async with tracking(any_database, Recorder(), partly) as made:
+        made.follow(found)
+        await answer(any_database, "SELECT 1 FROM market.instruments WHERE ticker = 'B' AND base = 'BASE'", [(1,)])
+    wanted = [("A", True, None), ("B", True, "BASE")]
+    query = "SELECT ticker, active, base FROM market.instruments WHERE ticker IN ('A', 'B') ORDER BY ticker"
+    assert any_database.execute(query) == wanted
 
 
 async def test_what_was_switched_off_stays_off_when_an_ingester_names_it_again(database: Database) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from aiohttp import web
 from app.market.model import InstrumentId
 from ingest.backoff import Backoff
 from ingest.history import HistoryClient, HistoryRefused, HistoryUnavailable, Patience, Weight
-from ingest.rest import LONGEST_WAIT
+from ingest.rest import LONGEST_WAIT, LONGEST_WAIT_TO_DATE
 from ingest.sources import History
 from ingest.sources.binance_rest import binance_history
 from ingest.sources.coinbase_rest import coinbase_history
@@ -126,13 +127,47 @@ async def test_pause_that_is_over_lets_requests_pass(venue: RestVenue) -> None:
         assert len(await history.page("BTCUSDT", ONE, 5, TIME_US)) == 1
 
 
-@pytest.mark.parametrize("retry_after", ["9" * 400, "soon", "-1", "1e9", "Wed, 21 Oct 2099 07:28:00 GMT", "\u0663"])
+@pytest.mark.parametrize(
+    "retry_after",
+    [
+        *("9" * 400, "soon", "-1", "1e9", "\u0663", "Wed, 21 Oct 2099 07:28:00 GMT", "Wed, 21 Oct 2015 07:28:00 GMT"),
+        *(f"Wed, 21 Oct {'9' * 30} 07:28:00 GMT", "Wed, 21 Oct 2099 07:28:00 +9999", "Wed, 21 Oct 2099 07:28:00 -0000"),
+    ],
+)
 async def test_senseless_retry_after_is_bounded(venue: RestVenue, retry_after: str) -> None:
     venue.answers = [Answer(status=429, Retry_After=retry_after)]
     async with client(binance(venue)) as history:
         with pytest.raises(HistoryUnavailable) as caught:
             await history.page("BTCUSDT", ONE, 5, TIME_US)
     assert 0 < caught.value.wait <= LONGEST_WAIT
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        ("Tue, 21 Jul 2026 06:30:30 GMT", 45),
+        ("Tue, 21 Jul 2026 08:30:30 +0200", 45),
+        ("Wed, 22 Jul 2026 06:30:30 GMT", LONGEST_WAIT_TO_DATE),
+    ],
+)
+async def test_retry_after_with_a_date_is_kept_by_the_servers_own_clock(
+    venue: RestVenue, status: int, retry_after: str, seconds: float
+) -> None:
+    venue.answers = [Answer(status=status, Retry_After=retry_after, Date="Tue, 21 Jul 2026 06:29:45 GMT")]
+    async with client(binance(venue)) as history:
+        with pytest.raises(HistoryUnavailable) as caught:
+            await history.page("BTCUSDT", ONE, 5, TIME_US)
+    assert caught.value.wait == pytest.approx(seconds, abs=1)
+
+
+async def test_retry_after_with_a_date_is_kept_by_our_clock_where_the_server_tells_none(venue: RestVenue) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(minutes=10), usegmt=True)
+    venue.answers = [Answer(status=429, Retry_After=date, Date="today")]
+    async with client(binance(venue)) as history:
+        with pytest.raises(HistoryUnavailable) as caught:
+            await history.page("BTCUSDT", ONE, 5, TIME_US)
+    assert 500 < caught.value.wait <= 600
 
 
 async def test_weight_told_by_the_venue_holds_requests_back_until_its_next_minute(venue: RestVenue) -> None:
@@ -317,6 +352,37 @@ async def test_coinbase_page_begins_with_the_wanted_id(venue: RestVenue, from_id
     async with coinbase(venue, 1500) as history:
         ticks = await history.page("BTC-USD", ONE, from_id, TIME_US)
     assert [tick.trade_id for tick in ticks] == list(expected)
+
+
+@pytest.mark.parametrize("void", [999, 1000, 1001, 1500, 3500, 50_000])
+@pytest.mark.parametrize("behind", [1, 700, 40_000])
+async def test_coinbase_page_shows_what_comes_after_a_void_of_any_size(
+    venue: RestVenue, void: int, behind: int
+) -> None:
+    """Regression: a void of a thousand ids or more was answered with nothing, for ever."""
+    beyond = 2000 + void
+    async with coinbase(venue, beyond + behind - 1, frozenset(range(2000, beyond))) as history:
+        ticks = await history.page("BTC-USD", ONE, 2000, TIME_US)
+        assert [tick.trade_id for tick in ticks][:1] == [beyond]
+        assert [tick.trade_id for tick in ticks] == [*range(beyond, beyond + len(ticks))]
+        assert len(venue.requests) < 25
+
+
+async def test_coinbase_page_with_nothing_newer_costs_two_requests(venue: RestVenue) -> None:
+    async with coinbase(venue, 1500) as history:
+        assert await history.page("BTC-USD", ONE, 1501, TIME_US) == []
+    assert venue.paths[1:] == ["/products/BTC-USD/trades?limit=1"]
+
+
+@pytest.mark.parametrize("from_id", [1001, 1200, 1499])
+async def test_coinbase_server_that_lags_behind_proves_no_void(venue: RestVenue, from_id: int) -> None:
+    """The first answer comes from a server that does not know the trades yet, and all others from one that does."""
+    async with coinbase(venue, 40_000) as history:
+        lagging = CoinbaseBooks(1000)
+        up_to_date = venue.otherwise
+        venue.otherwise = lambda request: (up_to_date if venue.requests[1:] else lagging.answer)(request)
+        ticks = await history.page("BTC-USD", ONE, from_id, TIME_US)
+    assert [tick.trade_id for tick in ticks][:1] in ([], [from_id])
 
 
 @pytest.mark.parametrize("missing", [frozenset[int](), frozenset({1, 2, 40, 41, 42, 63})])

@@ -44,7 +44,6 @@ async def venue() -> AsyncIterator[RestVenue]:
 class Polling:
     def __init__(self, url: str, timeout: float, **changes: Any) -> None:
         self.sink = Sink()
-        self.connected: list[list[int]] = []
         source = replace(
             coinmarketcap("quote", KEY, 0.01, url), **{"interval": 0.01, "requests_per_second": 1000, **changes}
         )
@@ -53,7 +52,6 @@ class Polling:
             {"BTC-USD": ONE},
             self.sink.push,
             self.sink.room,
-            lambda instruments: self.connected.append(list(instruments)),
             backoff=lambda: Backoff(first=0.001, ceiling=0.001),
             timeout=aiohttp.ClientTimeout(total=timeout),
         )
@@ -170,7 +168,7 @@ async def test_cut_body_and_reconnect_are_told(venue: RestVenue) -> None:
         await run.sink.until(lambda ids: len(ids) == 1)
         venue.cut = True
         await run.sink.until(lambda ids: len(ids) == 2)
-        await eventually(lambda: run.connected == [[ONE], [ONE]])
+        assert run.poller.counters.connected
         assert run.poller.counters.reconnects == 1
 
 

@@ -10,6 +10,7 @@ from app.errors import OperatorError
 from app.settings import Settings
 from ingest.instruments import Listing
 from ingest.sources import PollSource, Source
+from ingest.sources.listing import NotListed
 from ingest.venues import SOURCES, VENUES, Venue, venue_for, venue_of
 from tests.unit.rest_venue import Answer, RestVenue, open_rest
 
@@ -152,14 +153,14 @@ async def test_tickers_are_listed(
     ("source", "answer"),
     [
         ("binance", Answer({"code": -1121, "msg": "Invalid symbol."}, status=400)),
-        ("binance", Answer({"symbols": []})),
+        ("binance", Answer({"symbols": [SYMBOL]})),
         ("coinbase", Answer([PRODUCT])),
         ("kraken", Answer({"error": ["EQuery:Unknown asset pair"]})),
     ],
 )
-async def test_ticker_that_is_not_listed_is_an_operators_error(venue: RestVenue, source: str, answer: Answer) -> None:
+async def test_ticker_that_is_not_listed_is_said_to_be(venue: RestVenue, source: str, answer: Answer) -> None:
     venue.answers = [answer]
-    with pytest.raises(OperatorError, match=r"does not list .*NO-PE.*check --instruments"):
+    with pytest.raises(NotListed, match=r"does not list .*NO-PE.*check --instruments"):
         await named(source, rest_url=venue.url).listings(["BTC-USD", "NO-PE"])
 
 
@@ -167,15 +168,31 @@ async def test_ticker_that_is_not_listed_is_an_operators_error(venue: RestVenue,
 @pytest.mark.parametrize(
     "answer",
     [
-        Answer(status=500),
-        Answer(b"<html>"),
+        *(Answer(status=500), Answer(status=404), Answer(status=451), Answer(b"<html>"), Answer(b"<html>", status=403)),
+        Answer(b"[" + b" " * (5 << 20) + b"]"),
+        Answer([]),
+        Answer({"symbols": []}),
+        Answer({"error": [], "result": {}}),
+        Answer({"error": ["EGeneral:Permission denied"]}),
+        Answer({"error": ["EQuery:Unavailable for your region"]}),
+        Answer({"code": -1100, "msg": "Illegal characters found in parameter 'symbols'."}, status=400),
         Answer({"code": -1003, "msg": "Too much."}, status=429),
+        Answer({"message": "NotFound"}, status=404),
         Answer({"error": ["EService:Busy"]}),
     ],
-    ids=["500", "html", "429", "busy"],
+    ids=lambda answer: f"{answer.status} {answer.body[:50].decode().strip()}",
 )
 async def test_venue_that_cannot_be_asked_leaves_tickers_plain(venue: RestVenue, source: str, answer: Answer) -> None:
     venue.answers = [answer]
     with capture_logs() as logs:
         assert await named(source, rest_url=venue.url).listings(["BTC-USD"]) == {"BTC-USD": Listing()}
     assert [log["event"] for log in logs] == ["listing unknown"]
+
+
+@pytest.mark.parametrize("source", ["binance", "coinbase", "kraken"])
+async def test_venue_that_cuts_its_answer_or_is_not_there_leaves_tickers_plain(source: str) -> None:
+    async with open_rest() as gone:
+        gone.cut, gone.answers = True, [Answer([PRODUCT])]
+        listings = named(source, rest_url=gone.url).listings
+        assert await listings(["BTC-USD"]) == {"BTC-USD": Listing()}
+    assert await listings(["BTC-USD"]) == {"BTC-USD": Listing()}
