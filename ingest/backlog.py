@@ -64,13 +64,15 @@ class Backlog:
         """Ticks that wait, those in hand among them."""
         return len(self._memory) + self.on_disk + (len(self._hand) if self._origin is _Origin.MEMORY else 0)
 
-    def push(self, ticks: Sequence[Tick]) -> None:
-        """Take ticks over, or refuse and count them where memory is full."""
-        if len(self._memory) >= self._limit:
+    def push(self, ticks: Sequence[Tick]) -> int:
+        """Take ticks over, or refuse and count them where memory is full; answers how many are in memory now."""
+        depth = len(self._memory)
+        if depth >= self._limit:
             self.refused += len(ticks)
-            return
+            return depth
         self._memory.extend(ticks)
         self.pushed += len(ticks)
+        return depth + len(ticks)
 
     @property
     def hand_is_on_disk(self) -> bool:

@@ -110,13 +110,11 @@ class Writer:
 
     def push(self, ticks: Sequence[Tick]) -> bool:
         """Take ticks over. False asks the caller to wait for `room` before it pushes more."""
-        backlog = self.backlog
-        backlog.push(ticks)
+        depth = self.backlog.push(ticks)
         self._arrived.set()
-        depth = backlog.in_memory
         if depth >= self._flush_ticks:
             self._full_batch.set()
-            if depth >= self._enough and self._waiting_since is None and not backlog.on_disk:
+            if depth >= self._enough and self._waiting_since is None and not self.backlog.on_disk:
                 self._room.clear()
                 return False
         return True
