@@ -104,17 +104,17 @@ class _Ingest:
 
     async def run(self, ready: Callable[[list[str]], None]) -> None:
         """Until cancelled, or until one of the tasks fails."""
-        writing = asyncio.create_task(self._writer.run(), name="writer")
-        others = [
-            asyncio.create_task(self._writer.keep_spilling(), name="spill"),
-            asyncio.create_task(self._receiver.run(), name="receiver"),
-            asyncio.create_task(self._tracking.run(), name="tracking"),
-            asyncio.create_task(keep_settled(self._settings.dsn, self._engine, self._came_late), name="refresher"),
-            asyncio.create_task(self._tell_ready(ready), name="readiness"),
-        ]
-        if self._repairer:
-            others.append(asyncio.create_task(self._repairer.run(), name="repairer"))
         with serve_metrics(self._settings, self._receiver.counters, self._writer, self._repairer):
+            writing = asyncio.create_task(self._writer.run(), name="writer")
+            others = [
+                asyncio.create_task(self._writer.keep_spilling(), name="spill"),
+                asyncio.create_task(self._receiver.run(), name="receiver"),
+                asyncio.create_task(self._tracking.run(), name="tracking"),
+                asyncio.create_task(keep_settled(self._settings.dsn, self._engine, self._came_late), name="refresher"),
+                asyncio.create_task(self._tell_ready(ready), name="readiness"),
+            ]
+            if self._repairer:
+                others.append(asyncio.create_task(self._repairer.run(), name="repairer"))
             try:
                 done, _ = await asyncio.wait({writing, *others}, return_when=asyncio.FIRST_COMPLETED)
             finally:

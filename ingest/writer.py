@@ -124,7 +124,7 @@ class Writer:
         await self._room.wait()
 
     def stop(self) -> None:
-        """Let `run` return as soon as all that was pushed is stored."""
+        """Let `run` return as soon as all that was pushed is stored, or on disk where other ticks wait there."""
         self._stopping = True
         self._arrived.set()
         self._full_batch.set()
@@ -134,7 +134,7 @@ class Writer:
 
         However it ends, what is not stored goes to the spool, as far as it takes it; the rest stays in `backlog`.
         """
-        backoff = Backoff(first=0.05, ceiling=1.0)
+        backoff, known = Backoff(first=0.05, ceiling=1.0), ""
         try:
             while not (self._stopping and not self.depth):
                 try:
@@ -143,9 +143,11 @@ class Writer:
                             await self._write_over(conn)
                         return
                 except DatabaseUnavailable as error:
-                    _log.warning("database away", reason=str(error), waiting=self.depth)
-                    if self.counters.connected:
-                        backoff.reset()  # it was well until now
+                    if self.counters.connected:  # it was well until now
+                        backoff.reset()
+                        known = ""
+                    if known != (known := str(error)):
+                        _log.warning("database away", reason=known, waiting=self.depth)
                 await self._lose()
                 await asyncio.sleep(backoff.next())
         finally:
