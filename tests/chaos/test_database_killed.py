@@ -17,7 +17,7 @@ async def test_database_killed_again_and_again_under_load_loses_nothing(
     ):
         for _ in range(3):
             crash(server)
-            await system.traded(500)
+            await system.traded(300)
             await revive(server)
             await system.recovered()
             await system.flowing()

@@ -167,7 +167,7 @@ async def test_ingester_terminated_while_the_database_is_away_loses_nothing(
         ingester = system.ingesters[0]
         stored = await away.begins()
         # The last ticks are in memory alone when it is asked to end.
-        await system.traded(500)
+        await system.traded(300)
         last = system.truth.last_ids()
         await until(lambda: all(i > last[s] + 50 for s, i in system.truth.last_ids().items()), "some more are received")
         assert await ingester.terminate(seconds=5) == 0

@@ -11,7 +11,7 @@ from tests.chaos.system import Measured
 from tests.databases import Databases
 
 SEED = 7
-SECONDS = 40
+SECONDS = 25
 
 
 def test_same_seed_brings_the_same_faults_each_once_before_any_again() -> None:
