@@ -16,7 +16,7 @@ Pool = AsyncConnectionPool[AsyncConnection[Any]]
 
 # A lost server shows within 10 s even where no packet comes back.
 _KEEPALIVE: Final = {
-    "connect_timeout": "5",
+    "connect_timeout": "3",
     "keepalives_idle": "5",
     "keepalives_interval": "2",
     "keepalives_count": "3",

@@ -119,6 +119,7 @@ class _Demo:
             for task in tasks:
                 task.cancel()
             results = await asyncio.gather(*tasks, return_exceptions=True)
+        self._check_database()  # first: whatever else failed may have failed for want of it
         for result in results:
             if isinstance(result, Exception):
                 raise result
@@ -152,8 +153,11 @@ class _Demo:
     async def _watch_database(self) -> None:
         while True:
             await asyncio.sleep(0.5)
-            if not self._server.running:
-                raise OperatorError(f"the demo's database ended by itself; its log is {self._server.log_file}")
+            self._check_database()
+
+    def _check_database(self) -> None:
+        if not self._server.running:
+            raise OperatorError(f"the demo's database ended by itself; its log is {self._server.log_file}")
 
     def _span(self, exchange: Exchange, instrument: Instrument, last: tuple[int, int] | None) -> tuple[int, int]:
         end = exchange.next_id(instrument.ticker)

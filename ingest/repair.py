@@ -1,10 +1,10 @@
 """Fills gaps from the venue's past: asks for what is missing, stores it, and says of what never comes why not."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -36,8 +36,11 @@ ANSWER_SECONDS: Final = 40.0
 """The longest wait for one page: more than the 34 s that a request may take with its three attempts of 10 s, back-off,
 and a rate of one a second. A page that takes many requests of a slow venue is given up then."""
 
-SILENT_SECONDS: Final = 45.0
-"""After so long a silence the server ends our session, and its locks with it; no wait of ours for a page is as long."""
+ALIVE_SECONDS: Final = 1.0
+"""How often the database hears of us while the venue is waited for."""
+
+SILENT_SECONDS: Final = 5.0
+"""After so long a silence the server ends our session, and its locks with it: we must have stalled."""
 
 NO_SUCH_IDS: Final = "the exchange has no trades with these ids"
 NO_LONGER_KEPT: Final = "ticks as old as these are no longer kept"
@@ -47,6 +50,7 @@ _DISORDER_US: Final = 60_000_000
 _QUERIES: Final = queries.load("gaps")
 _INGEST_QUERIES: Final = queries.load("ingest")
 _log = structlog.get_logger()
+T = TypeVar("T")
 
 
 class Untold(TickwickError):
@@ -215,8 +219,8 @@ class Repair:
                 old = wanted.from_time_us < kept_since_us
                 if old and (skipped := await self._skip(instrument, wanted, kept_since_us)):
                     return skipped
-                page = self._told_already(wanted) or await self._client.page(
-                    instrument.ticker, instrument.id, wanted.from_id, wanted.from_time_us
+                page = self._told_already(wanted) or await self._aloud(
+                    self._client.page(instrument.ticker, instrument.id, wanted.from_id, wanted.from_time_us)
                 )
         except TimeoutError:
             raise Untold(f"the exchange took too long to answer from trade {wanted.from_id} on") from None
@@ -227,6 +231,16 @@ class Repair:
         finding = examine(wanted, page, kept_since_us)
         self._asked_from, self._page = wanted.from_id, page
         return finding
+
+    async def _aloud(self, answer: Coroutine[Any, Any, T]) -> T:
+        """Wait for an answer of the venue, with a word to the database every second: we are not stalled."""
+        waiting = asyncio.create_task(answer)
+        try:
+            while not (await asyncio.wait([waiting], timeout=ALIVE_SECONDS))[0]:
+                await self._conn.execute("SELECT 1")
+            return waiting.result()
+        finally:
+            waiting.cancel()
 
     def _told_already(self, wanted: Hole) -> Sequence[Tick]:
         """What the last page tells from the wanted id on; nothing where it does not reach it."""
@@ -239,7 +253,7 @@ class Repair:
 
     async def _skip(self, instrument: Instrument, wanted: Hole, kept_since_us: int) -> Finding | None:
         """What to leave out because it is no longer kept, before asking for it."""
-        first = await self._client.first_id_at(instrument.ticker, instrument.id, kept_since_us)
+        first = await self._aloud(self._client.first_id_at(instrument.ticker, instrument.id, kept_since_us))
         if first is None:
             raise Untold(f"the exchange tells nothing since {from_micros(kept_since_us)}")
         if first <= wanted.from_id:
@@ -293,7 +307,7 @@ class Repairer:
         stored: Callable[[], None],
         *,
         patience: float = 1.0,
-        every: timedelta = timedelta(seconds=5),
+        every: timedelta = timedelta(seconds=2),
     ) -> None:
         self.counters = RepairCounters()
         self._dsn = dsn
