@@ -19,6 +19,7 @@ from sql.engine import Engine
 from tests.chaos import truth as truths
 from tests.chaos.audience import Audience
 from tests.chaos.equipment import Burden, burden, eased
+from tests.chaos.patience import PatientRest
 from tests.chaos.processes import Process, Processes, processes, until
 from tests.chaos.proxy import Proxy, proxying, proxying_database, through
 from tests.chaos.sockets import lasting_port
@@ -26,7 +27,6 @@ from tests.chaos.system import own_server, start_ingest, start_serve
 from tests.chaos.truth import Follower, Truth
 from tests.databases import Database, Databases
 from tests.integration.reckoning import reckon
-from tests.integration.rest import Rest
 
 TICKERS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDC", "DOGEUSDC", "SUIUSDC")
 RATE: Final = 50.0
@@ -186,7 +186,7 @@ class Stage:
         assert not unsettled, unsettled
         await asyncio.to_thread(truths.check_candles, self.database, sent)
         for port in self.web_ports:
-            await self._check_rest(Rest(port), sent)
+            await self._check_rest(PatientRest(port), sent)
         await self._check_health()
         last = {symbol: ticks[-1].trade_id for symbol, ticks in sent.items()}
         await until(lambda: all(follower.last == last for follower in self.followers), "followers are told of all", 10)
@@ -214,7 +214,7 @@ class Stage:
         for process in (*self.ingesters, *self.webs):
             await eased(self.session, process, self.before[process.name], MORE)
 
-    async def _check_rest(self, rest: Rest, sent: dict[str, list[Tick]]) -> None:
+    async def _check_rest(self, rest: PatientRest, sent: dict[str, list[Tick]]) -> None:
         """REST's newest candles are what the ticks make, and those call themselves whole that no missing id touches."""
         for interval in truths.INTERVALS:
             for symbol, ticks in sent.items():

@@ -18,11 +18,11 @@ from sql.engine import Engine
 from sql.migrate import migrate
 from tests.chaos import truth as truths
 from tests.chaos.equipment import Burden, burden, eased
+from tests.chaos.patience import PatientRest
 from tests.chaos.processes import Process, Processes, processes, until
 from tests.chaos.sockets import lasting_port
 from tests.chaos.truth import Follower, Truth
 from tests.databases import Database, Databases
-from tests.integration.rest import Rest
 
 TICKERS: Final = ("BTCUSDT", "ETHUSDT", "SOLUSDT")
 RATE: Final = 150.0
@@ -135,7 +135,7 @@ class System:
         unsettled = truths.unsettled(self.database)
         assert not unsettled, unsettled
         await asyncio.to_thread(truths.check_candles, self.database, sent)
-        await truths.check_rest(Rest(self.web_port), sent)
+        await truths.check_rest(PatientRest(self.web_port), sent)
         last = {symbol: ticks[-1].trade_id for symbol, ticks in sent.items()}
         await until(lambda: all(follower.last == last for follower in self.followers), "followers are told of all", 10)
         assert not self.wrong, self.wrong

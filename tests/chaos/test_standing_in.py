@@ -5,11 +5,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from app.market.model import from_micros
+from tests.chaos.patience import PatientRest
 from tests.chaos.processes import until
 from tests.chaos.system import Measured, System, running
 from tests.chaos.truth import held
 from tests.databases import Database
-from tests.integration.rest import Rest
 
 RATE = 100
 ASKED_FOR = timedelta(seconds=1.5)
@@ -31,7 +31,7 @@ async def test_refreshers_process_is_stopped_a_peer_refreshes_what_comes_late(
             symbol = system.truth.symbols[0]
             late = _store_late(system, symbol)
             await system.recovered()
-            (oldest, *_) = (await Rest(system.web_port).get(f"/candles/{symbol}", interval="1d"))["candles"]
+            (oldest, *_) = (await PatientRest(system.web_port).get(f"/candles/{symbol}", interval="1d"))["candles"]
             assert oldest["first_id"] == late
             victim.signal(signal.SIGCONT)
             await system.recovered()
