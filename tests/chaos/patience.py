@@ -14,7 +14,8 @@ class PatientRest(Rest):
 
     async def get(self, path: str, **query: Any) -> Any:
         began = time.monotonic()
-        while (await self.ask("/api/v1" + path, **query)).status == 503:
+        while (answer := await self.ask("/api/v1" + path, **query)).status == 503:
             assert time.monotonic() < began + PATIENCE_SECONDS, "503 for longer than it may take to recover"
             await asyncio.sleep(0.2)
-        return await super().get(path, **query)
+        assert answer.status == 200, answer
+        return answer.json
