@@ -39,7 +39,7 @@ and a rate of one a second. A page that takes many requests of a slow venue is g
 ALIVE_SECONDS: Final = 1.0
 """How often the database hears of us while the venue is waited for."""
 
-SILENT_SECONDS: Final = 5.0
+SILENT_SECONDS: Final = 3.5
 """After so long a silence the server ends our session, and its locks with it: we must have stalled."""
 
 NO_SUCH_IDS: Final = "the exchange has no trades with these ids"
@@ -307,7 +307,7 @@ class Repairer:
         stored: Callable[[], None],
         *,
         patience: float = 1.0,
-        every: timedelta = timedelta(seconds=2),
+        every: timedelta = timedelta(seconds=1.5),
     ) -> None:
         self.counters = RepairCounters()
         self._dsn = dsn
