@@ -52,7 +52,15 @@ def pool(dsn: str, application: str, size: int) -> Pool:
     async def configure(conn: AsyncConnection[Any]) -> None:
         read_numerics_as_text(conn)
 
-    return AsyncConnectionPool(
+    async def check(conn: AsyncConnection[Any]) -> None:
+        try:
+            await AsyncConnectionPool.check_connection(conn)
+        except psycopg.OperationalError:
+            # The others are as dead, most likely: tried one after the other, they would cost request after request.
+            await made.drain()
+            raise
+
+    made: Pool = AsyncConnectionPool(
         conninfo(dsn, application),
         kwargs={"autocommit": True},
         min_size=1,
@@ -61,9 +69,10 @@ def pool(dsn: str, application: str, size: int) -> Pool:
         timeout=2,
         reconnect_timeout=1,  # then the next request dials anew, instead of after a growing delay
         configure=configure,
-        check=AsyncConnectionPool.check_connection,
+        check=check,
         name=application,
     )
+    return made
 
 
 def read_numerics_as_text(conn: AsyncConnection[Any]) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from tests.chaos.crowd import Report
 from tests.chaos.processes import SHOWN, Processes
 
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Audience:

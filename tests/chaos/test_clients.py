@@ -47,7 +47,7 @@ class Web:
 
     def __init__(self, system: System) -> None:
         self.port = lasting_port()
-        options = "--outbox-bytes", str(OUTBOX_BYTES), "--stream-flush-ms", "100"
+        options = "--outbox-bytes", str(OUTBOX_BYTES), "--stream-flush-ms", "250"
         self.process = start_serve(system.group, "serve, crowded", system.database.app, self.port, *options)
         self._system = system
 
@@ -66,7 +66,7 @@ class Web:
 @asynccontextmanager
 async def crowded(database: Database, measured: Measured, folder: Path) -> AsyncIterator[tuple[System, Web, Proxy]]:
     """A system with a server for the crowd, and a proxy in front of that."""
-    async with running("1,000 clients", folder, database, measured, rate=50) as system:
+    async with running("1,000 clients", folder, database, measured, rate=30) as system:
         web = Web(system)
         await web.process.printed(r"serving (\S+)")
         await web.until("listener_live", least=1)
