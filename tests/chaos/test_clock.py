@@ -179,10 +179,11 @@ def clocked_databases(databases: Databases, clock: Clock, monkeypatch: pytest.Mo
 
 
 async def test_clock_of_the_database_jumps_by_an_hour_nothing_is_lost(
-    clocked_databases: Databases, best_engine: Engine, measured: Measured, folder: Path, clock: Clock
+    clocked_databases: Databases, measured: Measured, folder: Path, clock: Clock
 ) -> None:
+    """Not on TimescaleDB, which may materialise the minute being traded then: among the README's caveats."""
     async with (
-        own_server(clocked_databases, best_engine) as (_, database),
+        own_server(clocked_databases, Engine.POSTGRES) as (_, database),
         running("clock of the database jumps by an hour", folder, database, measured) as system,
     ):
         for seconds in (HOUR, -HOUR):
