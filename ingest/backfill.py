@@ -14,11 +14,12 @@ from app.errors import OperatorError
 from app.market.model import Instrument, InstrumentId, to_micros
 from app.settings import Settings
 from ingest import gaps, instruments
+from ingest.answer import Untold
 from ingest.backoff import Backoff
 from ingest.gaps import gap_row
 from ingest.history import HistoryClient, HistoryRefused, HistoryUnavailable
 from ingest.refresher import Refresher
-from ingest.repair import Repair, RepairCounters, Untold
+from ingest.repair import Repair, RepairCounters
 from ingest.sequence import Hole
 from ingest.venues import Venue, venue_for
 from sql.engine import Engine

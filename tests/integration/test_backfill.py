@@ -13,10 +13,10 @@ from app.errors import OperatorError
 from app.market.model import Tick
 from app.settings import Settings
 from ingest import backfill as command
+from ingest.answer import NO_SUCH_IDS
 from ingest.backfill import Report
 from ingest.history import HistoryUnavailable
 from ingest.instruments import Listing
-from ingest.repair import NO_SUCH_IDS
 from ingest.sources.binance import binance
 from ingest.venues import Venue
 from tests.databases import Database

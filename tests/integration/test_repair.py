@@ -16,11 +16,12 @@ from app.market.intervals import STORED
 from app.market.model import Instrument, InstrumentId, Tick, to_micros
 from app.market.store import ALWAYS, NEVER, Range
 from ingest import repair
+from ingest.answer import NO_LONGER_KEPT, NO_SUCH_IDS
 from ingest.backoff import Backoff
 from ingest.copy import TickTable
 from ingest.history import HistoryClient
 from ingest.refresher import Refresher
-from ingest.repair import NO_LONGER_KEPT, NO_SUCH_IDS, Repair, RepairCounters, Repairer
+from ingest.repair import Repair, RepairCounters, Repairer
 from ingest.sequence import Hole
 from ingest.sequence import Sequence as IdSequence
 from tests.databases import Database

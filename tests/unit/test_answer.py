@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from app.market.model import InstrumentId, Tick
 from ingest import gaps
+from ingest.answer import NO_LONGER_KEPT, NO_SUCH_IDS, Untold, examine
 from ingest.gaps import Absent
-from ingest.repair import NO_LONGER_KEPT, NO_SUCH_IDS, Untold, examine
 from ingest.sequence import Hole
 
 ONE = InstrumentId(1)
