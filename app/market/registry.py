@@ -14,7 +14,8 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self.filled = False
+        self.version = 0
+        """Rises whenever an instrument may have changed."""
         self._by_symbol: dict[str, Instrument] = {}
         self._by_ticker: dict[str, list[Instrument]] = {}
 
@@ -24,7 +25,11 @@ class Registry:
         for instrument in by_symbol.values():
             by_ticker.setdefault(instrument.ticker, []).append(instrument)
         self._by_symbol, self._by_ticker = by_symbol, by_ticker
-        self.filled = True
+        self.version += 1
+
+    @property
+    def filled(self) -> bool:
+        return self.version > 0
 
     @property
     def all(self) -> list[Instrument]:
@@ -37,17 +42,21 @@ class Registry:
 
         Raises UnknownSymbol with near matches, and InvalidParameter where several sources have the ticker.
         """
+        if instrument := self.get(symbol):
+            return instrument
+        raise UnknownSymbol(symbol, self._near(symbol.upper()))
+
+    def get(self, symbol: str) -> Instrument | None:
+        """As `find`, but None where it is unknown: without near matches, which take milliseconds to find."""
         self._check()
         wanted = symbol.upper()
         if instrument := self._by_symbol.get(wanted):
             return instrument
         candidates = self._by_ticker.get(wanted, [])
-        if len(candidates) == 1:
-            return candidates[0]
-        if candidates:
+        if len(candidates) > 1:
             choices = ", ".join(instrument.symbol for instrument in candidates)
             raise InvalidParameter("symbol", f"{symbol!r} is quoted by several sources; say which: {choices}")
-        raise UnknownSymbol(symbol, self._near(wanted))
+        return candidates[0] if candidates else None
 
     def _check(self) -> None:
         if not self.filled:

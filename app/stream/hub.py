@@ -18,9 +18,11 @@ from app.errors import DatabaseUnavailable
 from app.market.intervals import bucket_of, next_bucket
 from app.market.model import Candle, Instrument, InstrumentId, Tick, Trade
 from app.market.zones import zone_named
+from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
 from app.stream.ranges import IdRange
-from app.stream.subscriber import Subscriber
-from app.stream.topics import CandlesKey, CandlesTopic, Key, Reading, TickerKey, TickerTopic, TradesKey, TradesTopic
+from app.stream.subscriber import Outlet, Subscriber
+from app.stream.topic import NO_BEAT, Beat, Reading
+from app.stream.topics import CandlesTopic, TickerTopic, TradesTopic
 from app.telemetry import Histogram
 
 MAX_CORRECTIONS: Final = 100
@@ -78,6 +80,9 @@ class Hub:
         self.clock = clock
         self._topics: dict[InstrumentId, dict[Key, AnyTopic]] = {}
         self._changed: dict[AnyTopic, None] = {}
+        self._held: dict[AnyTopic, None] = {}
+        """Changed, and waiting for the second to turn to tell of it at the pace of a form."""
+        self._second = int(clock().timestamp())
         self._corrections: dict[CandlesTopic, tuple[datetime, datetime]] = {}
         self.lag = Histogram()
         """Seconds from the exchange's time of the last tick of a batch to here, while ticks arrive as committed."""
@@ -106,32 +111,33 @@ class Hub:
                 assert_never(key)
 
     @contextmanager
-    def hold(self, topic: AnyTopic, subscriber: Subscriber) -> Iterator[None]:
+    def hold(self, topic: AnyTopic, outlet: Outlet) -> Iterator[None]:
         """Keep a topic while a subscriber joins it; afterwards it stays where anybody listens."""
         if isinstance(topic, TradesTopic):
             topic.begin_join()
-        topic.joining.add(subscriber)
+        topic.joining.add(outlet)
         try:
             yield
         finally:
-            topic.joining.discard(subscriber)
+            topic.joining.discard(outlet)
             if isinstance(topic, TradesTopic):
                 topic.end_join()
             self._release(topic)
 
-    def leave(self, subscriber: Subscriber, key: Key) -> None:
-        """Take a subscriber off a topic, and the topic away with its last one."""
+    def leave(self, outlet: Outlet, key: Key) -> None:
+        """Take a subscriber's outlet off a topic, and the topic away with its last one."""
         topic = self._topics.get(key.instrument_id, {}).get(key)
         if topic is not None:
-            topic.subscribers.discard(subscriber)
+            topic.dismiss(outlet)
             self._release(topic)
 
     def _release(self, topic: AnyTopic) -> None:
         topics = self._topics.get(topic.instrument.id, {})
-        if topic.subscribers or topic.joining or topics.get(topic.key) is not topic:
+        if topic.audiences or topic.joining or topics.get(topic.key) is not topic:
             return
         del topics[topic.key]
         self._changed.pop(topic, None)
+        self._held.pop(topic, None)
         if isinstance(topic, CandlesTopic):
             self._corrections.pop(topic, None)
         elif isinstance(topic, TradesTopic):
@@ -294,19 +300,30 @@ class Hub:
                     self._changed[topic] = None
 
     def flush(self) -> None:
-        """Hand out everything that is new since the last flush."""
+        """Hand out everything that is new since the last flush, and what was held until the second turned."""
         self.counters.flushes += 1
+        beat = Beat(self._second, int(self.clock().timestamp()))
+        self._second = beat.now
         changed, self._changed = self._changed, {}
+        if beat.turned:
+            changed |= self._held
+            self._held = {}
         # A gap is told before the corrections that it causes.
         for topic in sorted(changed, key=lambda topic: not isinstance(topic, TradesTopic)):
-            self.flush_topic(topic)
+            if self.flush_topic(topic, beat):
+                self._held[topic] = None
 
-    def flush_topic(self, topic: AnyTopic) -> None:
-        """Hand out what is new in one topic: whoever joins it afterwards begins after that."""
-        if isinstance(topic, TickerTopic):
-            topic.flush(self.clock())
-        else:
+    def flush_topic(self, topic: AnyTopic, beat: Beat = NO_BEAT) -> bool:
+        """Hand out what is new in one topic: whoever joins it afterwards begins after that.
+
+        Whether some of it waits for another beat.
+        """
+        if isinstance(topic, TradesTopic):
             topic.flush()
+            return False
+        if isinstance(topic, TickerTopic):
+            return topic.flush(self.clock(), beat)
+        return topic.flush(beat)
 
     async def _read_for_ever(self) -> None:
         while True:

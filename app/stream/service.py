@@ -10,7 +10,7 @@ from app.settings import Settings
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
 from app.stream.listener import Listener
-from app.stream.protocol import Close, Heartbeat, Notice, encode
+from app.stream.protocol import Close, Heartbeat, encode
 from app.stream.session import Session
 from app.stream.subscriber import Subscriber
 
@@ -59,9 +59,8 @@ class Stream:
         Clients that have not read it all in time are closed without.
         """
         self._stopping = True
-        notice = encode(Notice("the server restarts"))
         for subscriber in self.hub.subscribers:
-            subscriber.finish(notice)
+            subscriber.tell_shutdown()
         if not await self._all_gone(seconds):
             for subscriber in self.hub.subscribers:
                 subscriber.end(Close.GOING_AWAY)

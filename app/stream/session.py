@@ -13,10 +13,10 @@ from app.market.registry import Registry
 from app.stream import protocol
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
+from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
 from app.stream.protocol import BadRequest, encode
 from app.stream.subscriber import Subscriber
 from app.stream.subscription import GivenUp, Subscription
-from app.stream.topics import CandlesKey, Key, TickerKey, TradesKey
 
 EVERY_SYMBOL: Final = ["*"]
 

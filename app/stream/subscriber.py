@@ -2,26 +2,46 @@
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import cached_property
 from typing import Final, NamedTuple
 
-from app.stream.protocol import Close, GapEvent, encode
+from app.stream.form import Form
+from app.stream.protocol import Close, GapEvent, Notice, encode
 
 FRAME_BYTES: Final = 65_536
 STALL_SECONDS: Final = 10.0
 """A client that has not taken the last frame by then is closed; the least rate at which one must read follows."""
 
 
-class Chunk(NamedTuple):
-    """Trades of one symbol that were published together, ascending by id; `text` joins their events."""
+Label = Hashable
+"""By what a client knows one of its subscriptions."""
 
-    first_id: int
-    last_id: int
-    text: str
-    events: list[tuple[int, str]]
+
+class Batch:
+    """Events that are handed out together; who joins them pays once for all clients."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+
+    @cached_property
+    def text(self) -> str:
+        return ",".join(self.texts)
+
+
+class Chunk(Batch):
+    """Trades of one symbol that were published together, and gaps among them, ascending by id."""
+
+    def __init__(self, symbol: str, events: list[tuple[int, str]]) -> None:
+        super().__init__([text for _, text in events])
+        self.symbol = symbol
+        self.events = events
+        self.first_id = events[0][0]
+        self.last_id = events[-1][0]
 
 
 class _Lost(NamedTuple):
+    symbol: str
     from_id: int
     to_id: int
 
@@ -49,9 +69,9 @@ class Subscriber:
         self._limit = limit
         self._queue: deque[str] = deque()
         self._bytes = 0
-        self._latest: OrderedDict[Hashable, str] = OrderedDict()
-        self._seen: dict[str, int] = {}
-        self._lost: dict[str, _Lost] = {}
+        self._latest: OrderedDict[Label, str] = OrderedDict()
+        self._seen: dict[Label, int] = {}
+        self._lost: dict[Label, _Lost] = {}
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -62,7 +82,7 @@ class Subscriber:
 
     # Filling: synchronous, called by the hub and by the connection's own tasks.
 
-    def push(self, text: str) -> None:
+    def push(self, text: str, label: Label = None) -> None:
         """Queue one or more joined events, which are never dropped."""
         if self._shut:
             return
@@ -74,44 +94,52 @@ class Subscriber:
                 self.end(Close.SLOW_CONSUMER)
         self._wake.set()
 
-    def push_latest(self, key: Hashable, text: str) -> None:
-        """Queue an event that takes the place of an unsent one of the same key."""
+    def push_all(self, batch: Batch, label: Label = None) -> None:
+        """Queue events, which are never dropped."""
+        self.push(batch.text, label)
+
+    def push_latest(self, label: Label, text: str) -> None:
+        """Queue an event that takes the place of an unsent one of the same label."""
         if self._shut:
             return
-        if key in self._latest:
+        if label in self._latest:
             self.conflated += 1
-        self._latest[key] = text
+        self._latest[label] = text
         self._wake.set()
 
-    def forget_latest(self, key: Hashable) -> None:
-        """Drop the unsent event of a key, which something queued has overtaken."""
-        self._latest.pop(key, None)
+    def forget_latest(self, label: Label) -> None:
+        """Drop the unsent event of a label, which something queued has overtaken."""
+        self._latest.pop(label, None)
 
-    def follow_trades(self, symbol: str, after_id: int) -> None:
-        """From now on take the symbol's trades with ids above `after_id`."""
-        self._seen[symbol] = after_id
+    def follow_trades(self, label: Label, after_id: int) -> None:
+        """From now on take the label's trades with ids above `after_id`."""
+        self._seen[label] = after_id
 
-    def unfollow_trades(self, symbol: str) -> None:
-        self._seen.pop(symbol, None)
-        self._lost.pop(symbol, None)
+    def unfollow_trades(self, label: Label) -> None:
+        self._seen.pop(label, None)
+        self._lost.pop(label, None)
 
-    def push_trades(self, symbol: str, chunk: Chunk) -> None:
+    def push_trades(self, label: Label, chunk: Chunk) -> None:
         """Queue trades that the client has not seen, or note them as lost when it lags."""
-        seen = self._seen[symbol]
+        seen = self._seen[label]
         if chunk.last_id <= seen or self._shut:
             return
         text, count = chunk.text, len(chunk.events)
         if chunk.first_id <= seen:
             fresh = [event for trade_id, event in chunk.events if trade_id > seen]
             text, count = ",".join(fresh), len(fresh)
-        self._seen[symbol] = chunk.last_id
-        lost = self._lost.get(symbol)
+        self._seen[label] = chunk.last_id
+        lost = self._lost.get(label)
         if lost is not None or self._bytes + len(text) > self._limit:
-            self._lost[symbol] = _Lost(lost.from_id if lost else seen + 1, chunk.last_id)
+            self._lost[label] = _Lost(chunk.symbol, lost.from_id if lost else seen + 1, chunk.last_id)
             self.dropped += count
             self._wake.set()
             return
-        self.push(text)
+        self.push(text, label)
+
+    def tell_shutdown(self) -> None:
+        """Tell that the server restarts, after all that waits, and let `deliver` return."""
+        self.finish(encode(Notice("the server restarts")))
 
     def finish(self, text: str) -> None:
         """Queue a last event, and let `deliver` return once all is sent."""
@@ -183,6 +211,14 @@ class Subscriber:
         return True
 
     def _settle_losses(self) -> None:
-        for symbol, lost in self._lost.items():
-            self.push(encode(GapEvent(symbol, lost.from_id, lost.to_id, "slow")))
+        for lost in self._lost.values():
+            self.push(encode(GapEvent(lost.symbol, lost.from_id, lost.to_id, "slow")))
         self._lost.clear()
+
+
+class Outlet(NamedTuple):
+    """Where a topic hands its news: to whom, written how, and by what the client knows it."""
+
+    subscriber: Subscriber
+    form: Form
+    label: Label

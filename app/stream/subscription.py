@@ -2,27 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from functools import partial
 from typing import Any, Final, TypeVar, assert_never
 
 from app.errors import DatabaseUnavailable
 from app.market.model import Instrument, Trade
 from app.market.store import Place
+from app.stream.form import NATIVE, Form, Gap, TradesNews, written
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
-from app.stream.protocol import SNAPSHOT_TRADES, GapEvent, ResetEvent, Snapshot, encode
-from app.stream.subscriber import Subscriber
-from app.stream.topics import (
-    CHUNK_EVENTS,
-    CandlesKey,
-    CandlesTopic,
-    Key,
-    TickerTopic,
-    TradesKey,
-    TradesTopic,
-    trade_event,
-)
+from app.stream.keys import CandlesKey, Key, TradesKey
+from app.stream.subscriber import Batch, Label, Outlet, Subscriber
+from app.stream.topics import CHUNK_EVENTS, CandlesTopic, TickerTopic, TradesTopic
 
 REPLAY_PAGE: Final = 1_000
 RETRY_SECONDS: Final = 0.5
@@ -37,7 +28,14 @@ class Subscription:
     """Joins a topic once and leaves it once. While the database is away, joining waits for its return."""
 
     def __init__(
-        self, hub: Hub, history: StoredHistory, subscriber: Subscriber, instrument: Instrument, key: Key
+        self,
+        hub: Hub,
+        history: StoredHistory,
+        subscriber: Subscriber,
+        instrument: Instrument,
+        key: Key,
+        form: Form = NATIVE,
+        label: Label = None,
     ) -> None:
         self.instrument = instrument
         self.key = key
@@ -46,32 +44,50 @@ class Subscription:
         self._hub = hub
         self._history = history
         self._subscriber = subscriber
+        self._form = form
+        self._label = label or key
+        self._outlet = Outlet(subscriber, form, self._label)
         self._wanted = True
 
     def leave(self) -> None:
         """End the subscription; `join` raises GivenUp where it still goes on."""
         self._wanted = False
         if isinstance(self.key, TradesKey):
-            self._subscriber.unfollow_trades(self.instrument.symbol)
-        self._subscriber.forget_latest(self.key)
-        self._hub.leave(self._subscriber, self.key)
+            self._subscriber.unfollow_trades(self._label)
+        self._subscriber.forget_latest(self._label)
+        self._hub.leave(self._outlet, self.key)
 
     async def join(self) -> None:
         """Send the past as the client takes it, then go live. Raises GivenUp after `leave`."""
-        hub, subscriber = self._hub, self._subscriber
-        await self._patiently(subscriber.room)
+        hub = self._hub
+        await self._patiently(self._subscriber.room)
         topic = hub.topic(self.instrument, self.key)
-        with hub.hold(topic, subscriber):
+        with hub.hold(topic, self._outlet):
             match topic:
                 case TradesTopic():
                     await self._join_trades(topic)
                 case CandlesTopic() | TickerTopic():
                     await self._patiently(partial(hub.ready, topic))
                     hub.flush_topic(topic)
-                    subscriber.push(encode(_snapshot(topic, hub.clock())))
+                    self._push(self._first(topic))
                 case _:
                     assert_never(topic)
-            topic.subscribers.add(subscriber)
+            topic.admit(self._outlet)
+
+    def _first(self, topic: CandlesTopic | TickerTopic) -> str | None:
+        if isinstance(topic, TickerTopic):
+            return self._form.first_ticker(self.instrument, topic.day, self._hub.clock())
+        return self._form.first_candles(self.instrument, topic.key, topic.series.snapshot())
+
+    def _push(self, text: str | None) -> None:
+        if text is not None:
+            self._subscriber.push(text, self._label)
+
+    def _push_trades(self, news: list[tuple[int, TradesNews]]) -> None:
+        """In pieces, so that a frame stays small."""
+        events = [text for _, text in written(self._form, self.instrument, news)]
+        for start in range(0, len(events), CHUNK_EVENTS):
+            self._subscriber.push_all(Batch(events[start : start + CHUNK_EVENTS]), self._label)
 
     def describe(self) -> dict[str, Any]:
         """What `list` tells of it."""
@@ -86,18 +102,16 @@ class Subscription:
 
     async def _join_trades(self, topic: TradesTopic) -> None:
         """Send the past out of the table until the topic's ring reaches back to it: no hole, no repeat."""
-        subscriber, symbol = self._subscriber, self.instrument.symbol
         if self.since is not None and await self._is_above_all(topic, self.since):
-            subscriber.push(encode(ResetEvent("trades", symbol)))
+            self._push(self._form.reset_trades(self.instrument))
             self.since = None
         reached = await (self._snapshot_trades(topic) if self.since is None else self._replay(topic, self.since))
         topic.flush()
         while (live := topic.since(reached)) is None:
             reached = await self._replay(topic, reached)
             topic.flush()
-        for start in range(0, len(live), CHUNK_EVENTS):
-            subscriber.push(",".join([text for _, text in live[start : start + CHUNK_EVENTS]]))
-        subscriber.follow_trades(symbol, live[-1][0] if live else reached)
+        self._push_trades(live)
+        self._subscriber.follow_trades(self._label, live[-1][0] if live else reached)
         # What the replay found missing may have come before it was told.
         self._hub.doubt(self.instrument.id)
 
@@ -109,9 +123,11 @@ class Subscription:
         return after_id > max(topic.last_id, newest[-1].trade_id if newest else -1)
 
     async def _snapshot_trades(self, topic: TradesTopic) -> int:
-        floor = topic.joined_at
-        trades = await self._patiently(partial(self._history.newest_trades, self.instrument, SNAPSHOT_TRADES))
-        self._subscriber.push(encode(Snapshot("trades", self.instrument.symbol, trades=trades)))
+        floor, wanted = topic.joined_at, self._form.snapshot_trades
+        if not wanted:
+            return floor
+        trades = await self._patiently(partial(self._history.newest_trades, self.instrument, wanted))
+        self._push(self._form.first_trades(self.instrument, trades))
         return max(floor, trades[-1].trade_id if trades else -1)
 
     async def _replay(self, topic: TradesTopic, after_id: int) -> int:
@@ -128,33 +144,32 @@ class Subscription:
                 break
             place = Place(page[-1].time, page[-1].trade_id)
         if floor > reached >= 0 and self.instrument.contiguous_ids:
-            self._subscriber.push(self._missing(topic, reached + 1, floor))
+            self._push_trades([self._missing(topic, reached + 1, floor)])
         return max(floor, reached)
 
     async def _push_page(self, topic: TradesTopic, page: list[Trade], reached: int) -> int:
         ascending = sorted(page, key=lambda trade: trade.trade_id)
         for start in range(0, len(ascending), CHUNK_EVENTS):
             await self._patiently(self._subscriber.room)
-            events: list[str] = []
+            news: list[tuple[int, TradesNews]] = []
             for trade in ascending[start : start + CHUNK_EVENTS]:
-                events.extend(self._events(topic, trade, reached))
+                news.extend(self._news(topic, trade, reached))
                 reached = max(reached, trade.trade_id)
-            self._subscriber.push(",".join(events))
+            self._push_trades(news)
         return reached
 
-    def _events(self, topic: TradesTopic, trade: Trade, reached: int) -> list[str]:
+    def _news(self, topic: TradesTopic, trade: Trade, reached: int) -> list[tuple[int, TradesNews]]:
         trade_id = trade.trade_id
         if trade_id <= reached:
             # Its time lies after that of a higher id.
-            return [encode(GapEvent(self.instrument.symbol, trade_id, trade_id, "late"))]
-        event = encode(trade_event(self.instrument.symbol, trade))
+            return [(trade_id, Gap(trade_id, trade_id, "late"))]
         if self.instrument.contiguous_ids and trade_id > reached + 1 and reached >= 0:
-            return [self._missing(topic, reached + 1, trade_id - 1), event]
-        return [event]
+            return [self._missing(topic, reached + 1, trade_id - 1), (trade_id, trade)]
+        return [(trade_id, trade)]
 
-    def _missing(self, topic: TradesTopic, from_id: int, to_id: int) -> str:
+    def _missing(self, topic: TradesTopic, from_id: int, to_id: int) -> tuple[int, TradesNews]:
         topic.missing.add(from_id, to_id)
-        return encode(GapEvent(self.instrument.symbol, from_id, to_id, "missing"))
+        return to_id, Gap(from_id, to_id, "missing")
 
     async def _patiently(self, step: Callable[[], Awaitable[_T]]) -> _T:
         """Take a step of the joining, again and again while the database is away."""
@@ -169,10 +184,3 @@ class Subscription:
                 return taken
             if not self._wanted:
                 raise GivenUp
-
-
-def _snapshot(topic: CandlesTopic | TickerTopic, now: datetime) -> Snapshot:
-    symbol = topic.instrument.symbol
-    if isinstance(topic, TickerTopic):
-        return Snapshot("ticker", symbol, ticker=topic.day.ticker(now))
-    return Snapshot("candles", symbol, topic.key.interval, topic.key.zone, candles=topic.series.snapshot())

@@ -1,67 +1,28 @@
 """What clients subscribe to, and the state that each topic keeps. Filled by the hub, tick by tick. No I/O."""
 
-import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, tzinfo
+from itertools import chain
 from typing import Final, NamedTuple
-
-from msgspec.structs import asdict
 
 from app.market.candles import CandleSeries, LateTick
 from app.market.intervals import Interval, bucket_of
-from app.market.model import (
-    EPOCH,
-    MICROSECOND,
-    Candle,
-    Instrument,
-    InstrumentId,
-    Tick,
-    Trade,
-    from_micros,
-    plain,
-    side_of,
-)
+from app.market.model import EPOCH, MICROSECOND, Candle, Instrument, Tick, Trade, from_micros, plain, side_of
 from app.market.rolling import RollingDay
-from app.stream.protocol import CandleEvent, CorrectionEvent, GapEvent, ResetEvent, TickerEvent, TradeEvent, encode
+from app.stream.form import Form, Gap, TradesNews, written
+from app.stream.keys import CandlesKey, TickerKey, TradesKey
 from app.stream.ranges import IdRanges
-from app.stream.subscriber import Chunk, Subscriber
+from app.stream.subscriber import Batch, Chunk, Outlet
+from app.stream.topic import Beat, PacedTopic, Reading, Topic
 
 RING: Final = 4_096
 CHUNK_EVENTS: Final = 256
 """Trades that are handed out as one piece, about 40 kB: a frame stays far below the 1 MiB that clients take."""
-MAX_WAITING: Final = 50_000
 CLOSE_GRACE: Final = timedelta(milliseconds=130)
 """How long a closed bucket waits for ticks on their way; the clock closes a candle within 250 ms of its boundary."""
 REPLAY_LAG: Final = timedelta(seconds=60)
 """Ticks older than this on arrival are a replay of the past, whose candles the clock must not close while it lasts."""
-
-
-class TradesKey(NamedTuple):
-    instrument_id: InstrumentId
-
-
-class CandlesKey(NamedTuple):
-    instrument_id: InstrumentId
-    interval: Interval
-    zone: str
-
-
-class TickerKey(NamedTuple):
-    instrument_id: InstrumentId
-    ticker: bool = True
-
-
-Key = TradesKey | CandlesKey | TickerKey
-
-
-class Topic:
-    """Common to all: who listens, and who is about to; both keep the topic alive."""
-
-    def __init__(self, instrument: Instrument) -> None:
-        self.instrument = instrument
-        self.subscribers: set[Subscriber] = set()
-        self.joining: set[Subscriber] = set()
 
 
 class TradesTopic(Topic):
@@ -76,27 +37,26 @@ class TradesTopic(Topic):
         self.last_id = last_id
         self.joined_at = last_id
         """While somebody joins: every trade above this id has come by since, or is told of by a gap."""
-        self._ring: deque[tuple[int, str]] = deque()
+        self._ring: deque[tuple[int, TradesNews]] = deque()
         self.missing = IdRanges()
         """What any subscriber was told is missing, and nobody was told has come since."""
         self.doubted = False
         """Whether some of what is missing may have come: the table must be asked."""
         self.gaps = 0
         """Gap events made for all subscribers."""
-        self._pending: list[tuple[int, str]] = []
+        self._pending: list[tuple[int, TradesNews]] = []
         self._late = IdRanges()
 
     def add(self, ticks: Iterable[Tick]) -> None:
         """Take ticks above the last id, ascending."""
-        symbol, contiguous = self.instrument.symbol, self.instrument.contiguous_ids
+        contiguous = self.instrument.contiguous_ids
         for tick in ticks:
             trade_id = tick.trade_id
             if contiguous and trade_id > self.last_id + 1 and self.last_id >= 0:
-                gap = encode(GapEvent(symbol, self.last_id + 1, trade_id - 1, "missing"))
-                self._pending.append((trade_id - 1, gap))
+                self._pending.append((trade_id - 1, Gap(self.last_id + 1, trade_id - 1, "missing")))
                 self.missing.add(self.last_id + 1, trade_id - 1)
                 self.gaps += 1
-            self._pending.append((trade_id, encode(trade_event(symbol, trade_of(tick)))))
+            self._pending.append((trade_id, trade_of(tick)))
             self.last_id = trade_id
 
     def add_late(self, ids: Sequence[int]) -> None:
@@ -123,43 +83,63 @@ class TradesTopic(Topic):
         if not self.joining:
             self._ring.clear()
 
-    def since(self, after_id: int) -> list[tuple[int, str]] | None:
-        """Ids and events above an id that were flushed, or None where the ring does not reach back so far."""
+    def since(self, after_id: int) -> list[tuple[int, TradesNews]] | None:
+        """News above an id that was flushed, or None where the ring does not reach back so far."""
         if after_id < self.joined_at:
             return None
-        return [(trade_id, text) for trade_id, text in self._ring if trade_id > after_id]
+        return [(trade_id, news) for trade_id, news in self._ring if trade_id > after_id]
 
     def flush(self) -> None:
-        events, self._pending = self._pending, []
+        news, self._pending = self._pending, []
         if self.joining:
-            self._keep(events)
-        for start in range(0, len(events), CHUNK_EVENTS):
-            self._hand_out(events[start : start + CHUNK_EVENTS])
+            self._keep(news)
+        for form, audience in self.audiences.items():
+            events = written(form, self.instrument, news)
+            for start in range(0, len(events), CHUNK_EVENTS):
+                chunk = Chunk(self.instrument.symbol, events[start : start + CHUNK_EVENTS])
+                for subscriber, _, label in audience:
+                    subscriber.push_trades(label, chunk)
         if self._late:
             self._tell_late()
 
     def _tell_late(self) -> None:
-        late, self._late = [*self._late], IdRanges()
+        late = [(self.last_id, Gap(*ids, "late")) for ids in self._late]
+        self._late = IdRanges()
         self.gaps += len(late)
-        text = ",".join([encode(GapEvent(self.instrument.symbol, ids.from_id, ids.to_id, "late")) for ids in late])
-        for subscriber in self.subscribers | self.joining:
-            subscriber.push(text)
+        batches: dict[Form, Batch] = {}
+        for subscriber, form, label in chain(*self.audiences.values(), self.joining):
+            if form not in batches:
+                batches[form] = Batch([text for _, text in written(form, self.instrument, late)])
+            if batches[form].texts:
+                subscriber.push_all(batches[form], label)
         if self.joining:
             # Who joins may have it before the trades that were told by then, which say that it is missing.
-            self._keep([(self.last_id, text)])
+            self._keep(late)
 
-    def _hand_out(self, events: list[tuple[int, str]]) -> None:
-        chunk = Chunk(events[0][0], events[-1][0], ",".join([text for _, text in events]), events)
-        for subscriber in self.subscribers:
-            subscriber.push_trades(self.instrument.symbol, chunk)
-
-    def _keep(self, events: list[tuple[int, str]]) -> None:
-        self._ring.extend(events)
+    def _keep(self, news: Iterable[tuple[int, TradesNews]]) -> None:
+        self._ring.extend(news)
         while len(self._ring) > RING:
             self.joined_at = self._ring.popleft()[0]
 
 
-class CandlesTopic(Topic):
+class Closed(NamedTuple):
+    candle: Candle
+
+
+class Corrected(NamedTuple):
+    """A past candle changed."""
+
+    candle: Candle
+
+
+class Reset(NamedTuple):
+    """Past candles changed, too many or unknown which."""
+
+
+CandlesNews = Closed | Corrected | Reset
+
+
+class CandlesTopic(PacedTopic):
     """The open candle of one instrument, interval and time zone, and what closes or corrects candles before it."""
 
     def __init__(self, key: CandlesKey, instrument: Instrument, zone: tzinfo) -> None:
@@ -168,8 +148,7 @@ class CandlesTopic(Topic):
         self.series = CandleSeries(key.interval, zone, instrument.contiguous_ids)
         self.reading = Reading()
         self._hold_until = EPOCH
-        self._events: list[str] = []
-        self._dirty = False
+        self._news: list[CandlesNews] = []
 
     def resume(self, candles: list[Candle], waiting: Iterable[Tick], now: datetime) -> list[datetime]:
         """Go on from the newest candles of the database and the ticks since; answers as `add` does.
@@ -184,7 +163,7 @@ class CandlesTopic(Topic):
         unseen: list[datetime] = []
         if was_open is not None and candles and was_open.bucket < candles[0].time:
             unseen = [was_open.bucket, candles[0].time - MICROSECOND]
-        self._dirty = True
+        self._change()
         return unseen + self.add([tick for tick in waiting if tick.trade_id > last_id], now)
 
     def _tell_closed(self, candle: Candle, was_open: datetime | None, told: Candle | None) -> None:
@@ -192,9 +171,9 @@ class CandlesTopic(Topic):
         if told is not None and (candle.time < told.time or candle == told):
             return
         if candle.time >= was_open if was_open else told is None or candle.time > told.time:
-            self._events.append(self._encode(CandleEvent, candle))
+            self._news.append(Closed(candle))
         else:
-            self._events.append(self._encode(CorrectionEvent, candle))
+            self._news.append(Corrected(candle))
 
     def add(self, ticks: Iterable[Tick], now: datetime) -> list[datetime]:
         """Fold ticks in; answers the times of candles to be read anew.
@@ -214,9 +193,9 @@ class CandlesTopic(Topic):
                 late.append(tick.time)
                 continue
             if closed is not None:
-                self._events.append(self._encode(CandleEvent, closed))
+                self._news.append(Closed(closed))
         if tick is not None:
-            self._dirty = True
+            self._change()
             if now - tick.time > REPLAY_LAG:
                 self._hold_until = now + REPLAY_LAG
         return late
@@ -228,7 +207,7 @@ class CandlesTopic(Topic):
             return False
         if now < self._hold_until:
             return False
-        self._events.append(self._encode(CandleEvent, self.series.close()))
+        self._news.append(Closed(self.series.close()))
         return True
 
     def correct(self, candles: Iterable[Candle]) -> None:
@@ -240,12 +219,11 @@ class CandlesTopic(Topic):
                 continue
             if self.series.previous and candle.time == self.series.previous.time:
                 self.series.previous = candle
-            self._events.append(self._encode(CorrectionEvent, candle))
+            self._news.append(Corrected(candle))
 
     def reset(self) -> None:
         """Tell that past candles may have changed, too many or unknown which."""
-        key = self.key
-        self._events.append(encode(ResetEvent("candles", self.instrument.symbol, key.interval, key.zone)))
+        self._news.append(Reset())
 
     def is_open(self, bucket: datetime) -> bool:
         """Whether the candle of a bucket is open, and nothing it lacks waits to be read."""
@@ -257,29 +235,42 @@ class CandlesTopic(Topic):
             return self.series.open.bucket
         return bucket_of(now, self.key.interval, self.series.zone)
 
-    def flush(self) -> None:
-        events, self._events = self._events, []
-        text = ",".join(events)
-        newest = self._newest()
-        for subscriber in self.subscribers:
-            if text:
-                subscriber.forget_latest(self.key)
-                subscriber.push(text)
-            if newest:
-                subscriber.push_latest(self.key, newest)
+    def flush(self, beat: Beat) -> bool:
+        """Whether the newest waits for another beat to be told to all."""
+        news, self._news = self._news, []
+        if news:
+            for form, audience in self.audiences.items():
+                self._tell(audience, Batch([*self._written(form, news)]))
+        due = self._take_due(beat)
+        if due and self.series.open:
+            newest = self.series.open.candle(closed=False, contiguous_ids=self.instrument.contiguous_ids)
+            for form in due:
+                text = form.candle(self.instrument, self.key, newest)
+                for subscriber, _, label in self.audiences[form]:
+                    subscriber.push_latest(label, text)
+        return bool(self._untold)
 
-    def _newest(self) -> str | None:
-        candle, dirty, self._dirty = self.series.open, self._dirty, False
-        if candle is None or not dirty or not self.subscribers:
-            return None
-        return self._encode(CandleEvent, candle.candle(closed=False, contiguous_ids=self.instrument.contiguous_ids))
+    def _tell(self, audience: Iterable[Outlet], batch: Batch) -> None:
+        if not batch.texts:
+            return
+        for subscriber, _, label in audience:
+            subscriber.forget_latest(label)
+            subscriber.push_all(batch, label)
 
-    def _encode(self, event: type[CandleEvent], candle: Candle) -> str:
-        key = self.key
-        return encode(event(**asdict(candle), symbol=self.instrument.symbol, interval=key.interval, timezone=key.zone))
+    def _written(self, form: Form, news: Iterable[CandlesNews]) -> Iterator[str]:
+        for one in news:
+            match one:
+                case Closed(candle):
+                    text: str | None = form.candle(self.instrument, self.key, candle)
+                case Corrected(candle):
+                    text = form.correction(self.instrument, self.key, candle)
+                case Reset():
+                    text = form.reset_candles(self.instrument, self.key)
+            if text is not None:
+                yield text
 
 
-class TickerTopic(Topic):
+class TickerTopic(PacedTopic):
     """The rolling 24 hours of one instrument."""
 
     def __init__(self, key: TickerKey, instrument: Instrument) -> None:
@@ -287,18 +278,17 @@ class TickerTopic(Topic):
         self.key = key
         self.day = RollingDay()
         self.reading = Reading()
-        self._dirty = False
         self._minute: datetime | None = None
 
     def resume(self, minutes: list[Candle], last: Trade | None, waiting: Iterable[Tick]) -> bool:
         """Go on from what the database holds and the ticks since; answers as `add` does."""
         last_id = self.day.resume(minutes, last)
-        self._dirty = True
+        self._change()
         return self.add([tick for tick in waiting if tick.trade_id > last_id])
 
     def add(self, ticks: Iterable[Tick]) -> bool:
         """Fold ticks in. False: some belong to a past minute, and the day must be read anew."""
-        self._dirty = True
+        self._change()
         past = [tick for tick in ticks if not self.day.add(tick)]
         return not past
 
@@ -306,59 +296,22 @@ class TickerTopic(Topic):
         """The window moves with each minute, though nothing trades; whether it did."""
         minute = bucket_of(now, Interval.M1)
         moved, self._minute = minute != self._minute, minute
-        self._dirty = self._dirty or moved
+        if moved:
+            self._change()
         return moved
 
-    def flush(self, now: datetime) -> None:
-        if not self._dirty or not self.subscribers or self.reading.waiting is not None:
-            return
-        self._dirty = False
-        ticker = self.day.ticker(now)
-        if ticker is None:
-            return
-        text = encode(TickerEvent(**asdict(ticker), symbol=self.instrument.symbol))
-        for subscriber in self.subscribers:
-            subscriber.push_latest(self.key, text)
-
-
-class Reading:
-    """Whether a topic's state must be read from the database, and the ticks that wait while it is read."""
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.needed = True
-        self.waiting: list[Tick] | None = []
-        """Ticks to apply above the last id that was read; None while the topic is live."""
-        self.overrun = False
-        """More ticks came than may wait: what was read is too old to go on from."""
-
-    @property
-    def due(self) -> bool:
-        return self.needed or self.waiting is not None
-
-    def begin(self) -> None:
-        """What came before this moment will be found by reading."""
-        self.needed = self.overrun = False
-        self.waiting = []
-
-    def wait(self, ticks: Iterable[Tick]) -> None:
-        assert self.waiting is not None
-        self.waiting.extend(ticks)
-        if len(self.waiting) > MAX_WAITING:
-            self.waiting.clear()
-            self.overrun = True
-
-    def finish(self) -> list[Tick]:
-        """The ticks that waited; the topic is live."""
-        waiting, self.waiting = self.waiting, None
-        return waiting or []
+    def flush(self, now: datetime, beat: Beat) -> bool:
+        """Whether the newest waits for another beat to be told to all."""
+        if self.reading.waiting is not None:
+            return False
+        for form in self._take_due(beat):
+            text = form.ticker(self.instrument, self.day, now)
+            if text is not None:
+                for subscriber, _, label in self.audiences[form]:
+                    subscriber.push_latest(label, text)
+        return bool(self._untold)
 
 
 def trade_of(tick: Tick) -> Trade:
     """A tick as it goes on the wire."""
     return Trade(tick.trade_id, tick.time, plain(tick.price), plain(tick.size), side_of(tick.buyer_is_maker))
-
-
-def trade_event(symbol: str, trade: Trade) -> TradeEvent:
-    """A trade as an event."""
-    return TradeEvent(trade.trade_id, trade.time, trade.price, trade.size, trade.side, symbol=symbol)

@@ -17,6 +17,7 @@ from app.market.intervals import Interval
 from app.market.model import Candle, Tick, to_micros
 from app.market.registry import Registry
 from app.stream import hub as hub_module
+from app.stream import topic as topic_module
 from app.stream import topics
 from app.stream.hub import Hub
 from app.stream.session import Session
@@ -349,7 +350,7 @@ async def test_topic_whose_reading_was_cancelled_is_read_for_those_who_still_wai
 
 
 async def test_ticks_that_outgrow_the_wait_for_a_reading_make_it_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topics, "MAX_WAITING", 10)
+    monkeypatch.setattr(topic_module, "MAX_WAITING", 10)
     async with world() as w:
         w.table.pause = 3
         w.session.receive('{"op":"subscribe","channel":"candles","symbols":["T1"],"interval":"1m"}')

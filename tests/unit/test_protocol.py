@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from app.market.intervals import Interval
 from app.market.model import Tick
 from app.stream import protocol
+from app.stream.form import NATIVE
 from app.stream.protocol import BadFrame, BadRequest, decode, encode, zone_of
-from app.stream.topics import trade_event, trade_of
+from app.stream.topics import trade_of
+from tests.unit.stream_table import instrument
 
 
 def test_subscribe_is_read_with_all_its_fields() -> None:
@@ -129,7 +131,7 @@ def test_trade_keeps_every_digit_from_notification_to_event(
     volume = f"{size}.000000000000000000"
     payload = f'[7,1,1610064000310000,"{price}","{volume}",{json.dumps(maker)}]'
     tick = msgspec.json.decode(payload, type=Tick)
-    event = json.loads(encode(trade_event("TEST:ONE", trade_of(tick))))
+    event = json.loads(NATIVE.trade(instrument(), trade_of(tick)))
     assert (event["price"], event["size"], event["time"]) == (price, volume, "2021-01-08T00:00:00.310000Z")
     assert event["side"] == {True: "sell", False: "buy", None: None}[maker]
     assert tick.price == Decimal(price)

@@ -17,7 +17,7 @@ SYMBOL = "TEST:ONE"
 
 def chunk(first: int, last: int, *, size: int = 0) -> Chunk:
     events = [(i, json.dumps({"type": "trade", "trade_id": i, "x": "." * size})) for i in range(first, last + 1)]
-    return Chunk(first, last, ",".join(text for _, text in events), events)
+    return Chunk(SYMBOL, events)
 
 
 def drained(subscriber: Subscriber) -> list[dict[str, Any]]:
