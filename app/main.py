@@ -21,7 +21,12 @@ from litestar.openapi.plugins import JsonRenderPlugin, OpenAPIRenderPlugin, Yaml
 from litestar.openapi.spec import Components, SecurityScheme, Tag
 from litestar.static_files import create_static_files_router
 
-from app import db, ops, problems
+from app import db, ops, problems, usage
+from app.binance.forms import Forms
+from app.binance.handlers import router as binance_router
+from app.binance.names import Names
+from app.binance.session import Market
+from app.binance.sockets import streams as binance_streams
 from app.errors import OperatorError, StreamFailed, TickwickError
 from app.market.handlers import ADMIN
 from app.market.handlers import router as market_router
@@ -29,8 +34,10 @@ from app.market.registry import Registry
 from app.settings import Settings
 from app.signals import stop_signals
 from app.stream.handlers import stream as stream_handler
+from app.stream.history import StoredHistory
 from app.stream.service import Stream
 from app.stream.transport import WebSocketProtocol
+from app.udf.handlers import router as udf_router
 
 WEB: Final = Path(__file__).parent / "web" / "dist"
 VERSION: Final = metadata.version("tickwick")
@@ -80,27 +87,44 @@ def create_app(settings: Settings) -> Litestar:
     registry = Registry()
     pool = db.pool(settings.dsn, "tickwick serve", settings.pool_size)
     stream = Stream(settings, pool, registry)
+    names = Names(registry)
+    market = Market(stream.hub, StoredHistory(pool), registry, names, Forms(names))
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with pool:
             task = asyncio.create_task(stream.run(), name="stream")
-            task.add_done_callback(_end_process)
+            tidying = asyncio.create_task(usage.tidy_for_ever(pool), name="usage")
+            for one in (task, tidying):
+                one.add_done_callback(_end_process)
             app.state.stream = stream
             app.state.stream_task = task
             app.state.metrics = ops.serve_metrics(stream)
             try:
                 yield
             finally:
-                task.cancel()
-                await asyncio.wait([task])
+                for one in (task, tidying):
+                    one.cancel()
+                await asyncio.wait([task, tidying])
 
     return Litestar(
-        route_handlers=[market_router, stream_handler, ops.router(), index, _static()],
+        route_handlers=[
+            market_router,
+            binance_router,
+            udf_router,
+            stream_handler,
+            binance_streams,
+            ops.router(),
+            index,
+            _static(),
+        ],
         lifespan=[lifespan],
         dependencies={
             "registry": Provide(lambda: registry, use_cache=True, sync_to_thread=False),
             "pool": Provide(lambda: pool, use_cache=True, sync_to_thread=False),
+            "settings": Provide(lambda: settings, use_cache=True, sync_to_thread=False),
+            "binance_names": Provide(lambda: names, use_cache=True, sync_to_thread=False),
+            "market": Provide(lambda: market, use_cache=True, sync_to_thread=False),
         },
         state=State({"admin_token": settings.admin_token}),
         exception_handlers=problems.HANDLERS,
@@ -115,7 +139,12 @@ def create_app(settings: Settings) -> Litestar:
                 }
             ),
             render_plugins=[_DocsPage(), JsonRenderPlugin(), YamlRenderPlugin()],
-            tags=[Tag("market", "Candles, ticks, prices."), Tag("operations", "For probes and Prometheus.")],
+            tags=[
+                Tag("market", "Candles, ticks, prices."),
+                Tag("binance", "As Binance answers; its streams are at `/ws` and `/stream`."),
+                Tag("TradingView", "The datafeed of TradingView's charting library."),
+                Tag("operations", "For probes and Prometheus."),
+            ],
         ),
         after_request=_secure,
         request_max_body_size=65_536,
@@ -139,7 +168,7 @@ def _secure(response: Response[Any]) -> Response[Any]:
 def _end_process(task: asyncio.Task[None]) -> None:
     # Without its stream the process looks alive and is not: let whoever started it start it anew.
     if not task.cancelled() and (error := task.exception()):
-        _log.error("stream failed", exc_info=error)
+        _log.error("task failed", task=task.get_name(), exc_info=error)
         signal.raise_signal(signal.SIGTERM)
 
 

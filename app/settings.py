@@ -41,6 +41,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         str, Meta(description="The bearer token that lets a request switch tracking on and off; without it none may.")
     ] = ""
 
+    request_weight: Annotated[
+        int, Meta(description="Request weight that an address may use a minute at /api/v3, over all processes.", ge=1)
+    ] = 6_000
+    connection_limit: Annotated[
+        int, Meta(description="Websocket connections of an address in five minutes at /ws and /stream.", ge=1)
+    ] = 300
+
     source: Annotated[
         Literal["binance", "coinbase", "kraken", "coinmarketcap", "simulator"],
         Meta(description="Where ticks come from; simulator is an exchange started by `tickwick simulate`."),

@@ -25,7 +25,7 @@ from app.market.intervals import Interval, bucket_of, next_bucket
 from app.market.model import MICROSECOND, Candle, Feed, Instrument, Ticker, Trade
 from app.market.registry import Registry
 from app.market.store import ALWAYS, NEVER, NO_ID, TOP_ID, Gap, Place, Range
-from app.problems import Problem, on_http_exception
+from app.problems import MEDIA_TYPE, Problem, on_http_exception
 
 CSV: Final = "text/csv"
 FILLS: Final = ("none", "previous")
@@ -101,9 +101,9 @@ class GapPage(msgspec.Struct):
 ADMIN: Final = "admin"
 """The name of the security scheme in the OpenAPI document."""
 ERRORS: Final = {
-    400: ResponseSpec(Problem, description="A parameter is wrong; `errors` names it.", media_type=MediaType.JSON),
-    404: ResponseSpec(Problem, description="No such instrument; `near` lists similar ones.", media_type=MediaType.JSON),
-    503: ResponseSpec(Problem, description="The database is away.", media_type=MediaType.JSON),
+    400: ResponseSpec(Problem, description="A parameter is wrong; `errors` names it.", media_type=MEDIA_TYPE),
+    404: ResponseSpec(Problem, description="No such instrument; `near` lists similar ones.", media_type=MEDIA_TYPE),
+    503: ResponseSpec(Problem, description="The database is away.", media_type=MEDIA_TYPE),
 }
 
 
@@ -254,13 +254,13 @@ async def price(
     return PriceView(instrument.symbol, moment, found.price, found.time, found.trade_id)
 
 
-@get("/instruments", operation_id="listInstruments", summary="Instruments")
+@get("/instruments", operation_id="listInstruments", summary="Instruments", responses={503: ERRORS[503]})
 async def instruments(registry: NamedDependency[Registry]) -> InstrumentList:
     """All instruments, by symbol."""
     return InstrumentList(registry.all)
 
 
-@get("/instruments/{symbol:str}", operation_id="getInstrument", summary="Instrument", responses={404: ERRORS[404]})
+@get("/instruments/{symbol:str}", operation_id="getInstrument", summary="Instrument", responses=ERRORS)
 async def instrument(registry: NamedDependency[Registry], symbol: Symbol) -> Instrument:
     """One instrument."""
     return registry.find(symbol)
@@ -279,8 +279,8 @@ def _too_deep(request: Request[Any, Any, Any], _: RecursionError) -> Response[An
     exception_handlers={RecursionError: _too_deep},
     responses={
         **ERRORS,
-        401: ResponseSpec(Problem, description="The token is absent or wrong.", media_type=MediaType.JSON),
-        403: ResponseSpec(Problem, description="The server has no token.", media_type=MediaType.JSON),
+        401: ResponseSpec(Problem, description="The token is absent or wrong.", media_type=MEDIA_TYPE),
+        403: ResponseSpec(Problem, description="The server has no token.", media_type=MEDIA_TYPE),
     },
 )
 async def set_tracking(

@@ -1,9 +1,9 @@
 """The sixteen candle intervals and their buckets.
 
-A bucket is named by its start and holds start <= time < next start. Intervals below a day are cut in UTC from 1970;
-days, and all that is made of them, can be cut in any time zone: weeks start on Monday, months are calendar months,
-three-day buckets count from 1970-01-01. Where a local midnight does not exist, the day starts at the first instant
-after the jump; where it comes twice, at the first.
+A bucket is named by its start and holds start <= time < next start. Intervals below a day are cut from 1970, in UTC or
+in a zone of a fixed offset; days, and all that is made of them, can be cut in any time zone: weeks start on Monday,
+months are calendar months, three-day buckets count from 1970-01-01. Where a local midnight does not exist, the day
+starts at the first instant after the jump; where it comes twice, at the first.
 """
 
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
@@ -56,6 +56,8 @@ _STRIDES = {
     Interval.H12: timedelta(hours=12),
 }
 
+_NO_OFFSET = timedelta()
+
 STORED = (Interval.M1, Interval.H1, Interval.D1)
 """The levels that the database keeps, finest first."""
 
@@ -63,7 +65,8 @@ STORED = (Interval.M1, Interval.H1, Interval.D1)
 def bucket_of(moment: datetime, interval: Interval, zone: tzinfo = UTC) -> datetime:
     """The start, in UTC, of the bucket that holds a moment."""
     if stride := interval.stride:
-        return moment - (moment - EPOCH) % stride
+        # Without a moment, only a zone of a fixed offset knows it.
+        return moment - (moment - EPOCH + (zone.utcoffset(None) or _NO_OFFSET)) % stride
     first = _first_day(moment.astimezone(zone).date(), interval)
     start, after = _midnight(first, zone), _midnight(_step(first, interval, 1), zone)
     # Around a midnight that came twice, or not at all, the local date can be that of the day before or after.

@@ -145,10 +145,12 @@ def side_of(buyer_is_maker: bool | None) -> Literal["buy", "sell"] | None:
 
 
 class Ticker(msgspec.Struct, frozen=True):
-    """The last 24 hours, to the minute: the window starts with the minute 24 hours before the current one.
+    """The 24 hours that start with the minute 24 hours before the current one, or another window to the minute.
 
-    `open` is the first price in the window; `change` is `last` minus `open`, `change_percent` that in hundredths of
-    `open` to three places. All but `last` and `time` are null or zero where nothing traded in the window.
+    `open` and `last` are the prices of the lowest and the highest trade id in the window; `time` and `last_size` are
+    those of the last trade by time. `change` is `last` minus `open`, `change_percent` that in hundredths of `open` to
+    three places. `previous` is the close of the newest minute before the window, null where there is none. Where
+    nothing traded in the window, `last` is `previous`, and all else of the window is null or zero.
     """
 
     time: datetime
@@ -161,15 +163,36 @@ class Ticker(msgspec.Struct, frozen=True):
     volume: str
     quote_volume: str
     trades: int
+    last_size: str
+    previous: str | None
+    first_id: int | None
+    last_id: int | None
+
+    @property
+    def average(self) -> str:
+        """The average price in the window, weighted by volume; `last` where there was no volume."""
+        return average_of(Decimal(self.quote_volume), Decimal(self.volume), Decimal(self.last))
+
+
+def quiet_ticker(time: datetime, last: str, last_size: str) -> Ticker:
+    """The ticker of a window in which nothing traded."""
+    return Ticker(time, last, None, None, None, None, None, "0", "0", 0, last_size, last, None, None)
 
 
 DAY = timedelta(days=1)
 MINUTE = timedelta(minutes=1)
+AVERAGE = timedelta(minutes=5)
+"""The window of the average price."""
+
+
+def window_start(now: datetime, length: timedelta) -> datetime:
+    """The start of a window that ends now: the minute that lies its length before the current one."""
+    return now - (now - EPOCH) % MINUTE - length
 
 
 def day_start(now: datetime) -> datetime:
     """The start of the 24 hours that a ticker tells of."""
-    return now - (now - EPOCH) % MINUTE - DAY
+    return window_start(now, DAY)
 
 
 def change_of(first: Decimal, last: Decimal) -> tuple[str, str]:
@@ -177,3 +200,10 @@ def change_of(first: Decimal, last: Decimal) -> tuple[str, str]:
     change = EXACT.subtract(last, first)
     percent = EXACT.quantize(EXACT.divide(EXACT.multiply(change, Decimal(100)), first), Decimal("0.001"))
     return plain(change), plain(percent)
+
+
+def average_of(quote_volume: Decimal, volume: Decimal, last: Decimal) -> str:
+    """The average price weighted by volume, to eight places; the last price where there was no volume, as quotes do."""
+    if not volume:
+        return plain(last)
+    return plain(EXACT.quantize(EXACT.divide(quote_volume, volume), Decimal("0.00000001")))

@@ -1,5 +1,6 @@
 """The instruments in memory, and how a symbol finds its own."""
 
+import asyncio
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -16,6 +17,7 @@ class Registry:
     def __init__(self) -> None:
         self.version = 0
         """Rises whenever an instrument may have changed."""
+        self._changed = asyncio.Event()
         self._by_symbol: dict[str, Instrument] = {}
         self._by_ticker: dict[str, list[Instrument]] = {}
 
@@ -26,6 +28,13 @@ class Registry:
             by_ticker.setdefault(instrument.ticker, []).append(instrument)
         self._by_symbol, self._by_ticker = by_symbol, by_ticker
         self.version += 1
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def change(self, since: int) -> None:
+        """Wait until the version is another one than `since`."""
+        while self.version == since:
+            await self._changed.wait()
 
     @property
     def filled(self) -> bool:

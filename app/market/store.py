@@ -6,8 +6,9 @@ and exclude their end.
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -17,13 +18,28 @@ from psycopg.rows import args_row, scalar_row
 import sql as queries
 from app import db
 from app.market.intervals import STORED, Interval, base_of, bucket_of, next_bucket
-from app.market.model import DAY, MICROSECOND, Candle, Feed, Instrument, Ticker, Trade, change_of, day_start, side_of
+from app.market.model import (
+    DAY,
+    EPOCH,
+    MICROSECOND,
+    Candle,
+    Feed,
+    Instrument,
+    InstrumentId,
+    Ticker,
+    Trade,
+    change_of,
+    day_start,
+    quiet_ticker,
+    side_of,
+)
 
 Connection = AsyncConnection[Any]
 
 _QUERIES: Final = queries.load("market")
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER: Final = datetime(2262, 1, 1, tzinfo=UTC)
+HOUR: Final = timedelta(hours=1)
 NO_ID: Final = -1
 TOP_ID: Final = 2**63 - 1
 
@@ -73,22 +89,29 @@ async def _instrument(conn: Connection, name: str, values: dict[str, Any]) -> In
 
 
 async def candles(
-    conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo, wanted: Range, now: datetime
+    conn: Connection,
+    instrument: Instrument,
+    interval: Interval,
+    zone: tzinfo,
+    wanted: Range,
+    now: datetime,
+    *,
+    prove: bool = True,
 ) -> list[Candle]:
-    """Candles in ascending order; buckets without ticks are left out."""
+    """Candles in ascending order; buckets without ticks are left out. Unless `prove`, none says if it is complete."""
     if interval.zoned and not (interval is Interval.D1 and zone is UTC):
         read = _merged(conn, instrument, interval, zone)
-    elif interval in STORED:
+    elif interval in STORED and bucket_of(EPOCH, interval, zone) == EPOCH:
         read = _stored(conn, instrument, interval)
     else:
-        read = _binned(conn, instrument, interval)
+        read = _binned(conn, instrument, interval, zone)
     rows = await _nearest(conn, instrument, wanted, read, _Windows(interval, zone, wanted.limit), now)
     if wanted.newest:
         rows.reverse()
     open_since = bucket_of(now, interval, zone)
     for candle in rows:
         candle.closed = candle.time < open_since
-        if instrument.contiguous_ids and candle.first_id is not None and candle.last_id is not None:
+        if prove and instrument.contiguous_ids and candle.first_id is not None and candle.last_id is not None:
             candle.complete = candle.closed and candle.last_id - candle.first_id + 1 == candle.trades
     if any(candle.complete for candle in rows):
         await _doubt(conn, instrument, interval, zone, rows)
@@ -184,12 +207,13 @@ def _stored(conn: Connection, instrument: Instrument, level: Interval) -> _Read[
     return read
 
 
-def _binned(conn: Connection, instrument: Instrument, interval: Interval) -> _Read[Candle]:
-    level = base_of(interval)
+def _binned(conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo) -> _Read[Candle]:
+    origin = bucket_of(EPOCH, interval, zone)
+    level = base_of(interval, None if origin == EPOCH else [origin])
 
     async def read(window: Range) -> list[Candle]:
         name = "binned_candles" if level else "binned_ticks"
-        return await _candles(conn, name, level, instrument, window, stride=interval.stride)
+        return await _candles(conn, name, level, instrument, window, stride=interval.stride, origin=origin)
 
     return read
 
@@ -268,7 +292,12 @@ async def trades_after(
 async def _trades(conn: Connection, name: str, instrument: Instrument, values: dict[str, Any]) -> list[Trade]:
     async with conn.cursor() as cursor:
         await cursor.execute(_QUERIES[name], {"instrument_id": instrument.id, **values})
-        return [Trade(i, time, price, size, side_of(maker)) for i, time, price, size, maker in await cursor.fetchall()]
+        return [_trade(row) for row in await cursor.fetchall()]
+
+
+def _trade(row: Sequence[Any]) -> Trade:
+    trade_id, time, price, size, maker = row
+    return Trade(trade_id, time, price, size, side_of(maker))
 
 
 async def place_after_id(conn: Connection, instrument: Instrument, after_id: int) -> Place | None:
@@ -298,18 +327,67 @@ async def price_at(conn: Connection, instrument: Instrument, at: datetime) -> Tr
 
 async def ticker(conn: Connection, instrument: Instrument, now: datetime) -> Ticker | None:
     """The last 24 hours, or None where the instrument has never traded."""
-    last = await price_at(conn, instrument, NEVER)
-    if last is None:
-        return None
-    async with conn.cursor() as cursor:
-        await cursor.execute(_QUERIES["day_summary"], {"instrument_id": instrument.id, "start": day_start(now)})
-        row = await cursor.fetchone()
-    assert row is not None  # an aggregate without GROUP BY
-    first, high, low, close, volume, quote_volume, trades = row
-    if trades is None:
-        return Ticker(last.time, last.price, None, None, None, None, None, "0", "0", 0)
-    change, percent = change_of(Decimal(first), Decimal(close))
-    return Ticker(last.time, close, first, high, low, change, percent, volume, quote_volume, trades)
+    return (await tickers(conn, [instrument], day_start(now))).get(instrument.id)
+
+
+async def tickers(conn: Connection, instruments: Sequence[Instrument], start: datetime) -> dict[InstrumentId, Ticker]:
+    """The window since the start of a minute; instruments that never traded, or keep no tick, are absent."""
+    ids = [instrument.id for instrument in instruments]
+    hour = bucket_of(start + HOUR - MICROSECOND, Interval.H1)
+    cursor = await conn.execute(_QUERIES["windows"], {"ids": ids, "start": start, "hour": hour})
+    rows = await cursor.fetchall()
+    before = start - HOUR
+    previous = await _newest(conn, "newest_closes", ids, [start, before, bucket_of(before, Interval.D1)])
+    found = {row[0]: _ticker(row, *previous.get(row[0], [None])) for row in rows}
+    quiet = [instrument for instrument in instruments if instrument.id not in found and instrument.id in previous]
+    for of, trade in (await last_trades(conn, quiet)).items():
+        found[of] = quiet_ticker(trade.time, previous[of][0], trade.size)
+    return found
+
+
+def _ticker(row: Sequence[Any], previous: str | None) -> Ticker:
+    _, time, size, first, high, low, last, volume, quote_volume, trades, first_id, last_id = row
+    change = change_of(Decimal(first), Decimal(last))
+    return Ticker(
+        time, last, first, high, low, *change, volume, quote_volume, trades, size, previous, first_id, last_id
+    )
+
+
+async def last_trades(conn: Connection, instruments: Sequence[Instrument]) -> dict[InstrumentId, Trade]:
+    """The last trade by time of each instrument that has any."""
+    yesterday = bucket_of(datetime.now(UTC), Interval.D1) - DAY
+    ids = [instrument.id for instrument in instruments]
+    found = await _newest(conn, "newest_ticks", ids, [NEVER, yesterday])
+    return {of: _trade(row) for of, row in found.items()}
+
+
+async def _newest(
+    conn: Connection, name: str, ids: Sequence[InstrumentId], edges: Sequence[datetime]
+) -> dict[InstrumentId, Sequence[Any]]:
+    """The newest row of each instrument before the first edge, however old.
+
+    Looked for between the edges, which descend to the start of a day, and then in the newest day of candles before: a
+    query for each such day, since a read over all time makes the server plan for every partition.
+    """
+    found: dict[InstrumentId, Sequence[Any]] = {}
+    for end, start in pairwise(edges):
+        found |= await _of_each(conn, name, [of for of in ids if of not in found], start, end)
+    missing = [of for of in ids if of not in found]
+    days: dict[datetime, list[InstrumentId]] = {}
+    for of, (day,) in (await _of_each(conn, "newest_days", missing, ALWAYS, edges[-1])).items():
+        days.setdefault(day, []).append(of)
+    for day, group in days.items():
+        found |= await _of_each(conn, name, group, day, day + DAY)
+    return found
+
+
+async def _of_each(
+    conn: Connection, name: str, ids: Sequence[InstrumentId], start: datetime, end: datetime
+) -> dict[InstrumentId, Sequence[Any]]:
+    if not ids:
+        return {}
+    cursor = await conn.execute(_QUERIES[name], {"ids": ids, "start": start, "end": end})
+    return {of: columns for of, *columns in await cursor.fetchall()}
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -333,6 +411,16 @@ async def gaps(conn: Connection, instrument: Instrument, after_id: int, limit: i
     values = {"instrument_id": instrument.id, "after_id": after_id, "limit": limit, "state": state}
     async with conn.cursor(row_factory=args_row(Gap)) as cursor:
         await cursor.execute(_QUERIES["gaps"], values)
+        return await cursor.fetchall()
+
+
+async def gaps_between(
+    conn: Connection, instrument: Instrument, start: datetime, end: datetime, limit: int
+) -> list[Gap]:
+    """The gaps that were not filled and begin in a range of times, newest first."""
+    values = {"instrument_id": instrument.id, "start": start, "end": end, "limit": limit}
+    async with conn.cursor(row_factory=args_row(Gap)) as cursor:
+        await cursor.execute(_QUERIES["gaps_between"], values)
         return await cursor.fetchall()
 
 

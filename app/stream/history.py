@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 
 from app.db import Pool, translated
 from app.market import store
@@ -29,13 +30,15 @@ class StoredHistory:
         return await self._candles(topic, Range(start, end, limit, newest=False))
 
     async def day(self, instrument: Instrument) -> tuple[list[Candle], Trade | None]:
-        """The minute candles of the last 24 hours, ascending, and the last trade, both of one moment."""
+        """The minute candles of the last 24 hours, the newest before them first, and the last trade; of one moment."""
         now = datetime.now(UTC)
+        start = day_start(now)
         async with self._connection() as conn, conn.transaction():
             await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             last = await store.price_at(conn, instrument, NEVER)
-            wanted = Range(day_start(now), NEVER, 2_000, newest=False)
-            return await store.candles(conn, instrument, Interval.M1, UTC, wanted, now), last
+            read = partial(store.candles, conn, instrument, Interval.M1, UTC, now=now, prove=False)
+            before = await read(Range(store.ALWAYS, start, 60, newest=True))
+            return [*before[-1:], *await read(Range(start, NEVER, 2_000, newest=False))], last
 
     async def newest_trades(self, instrument: Instrument, limit: int) -> list[Trade]:
         """The newest trades, ascending by id."""

@@ -1,7 +1,7 @@
 """uvicorn's websocket protocol, and what ASGI does not let an application know of its connection, or do with it.
 
-ASGI knows no way to drop a connection, and closing it waits for the client to take what was written; nor does it tell of
-ping and pong frames.
+ASGI knows no way to drop a connection, and closing it waits for the client to take what was written. Nor does it tell
+of ping and pong frames.
 """
 
 import time
@@ -10,11 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets import http11
 from websockets.frames import Frame
 from websockets.http11 import Request
 
 CONNECTION: Final = "tickwick.connection"
 """The ASGI extension: the connection's WebSocketProtocol."""
+
+http11.MAX_LINE_LENGTH = 65_536
+"""What a URL may have at most, instead of 8,192: it can name 1,024 streams."""
+_UNREADABLE: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class WebSocketProtocol(WebSocketsSansIOProtocol):
@@ -30,13 +35,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self.transport.abort()
 
     def ping_steadily(self, seconds: float, patience: float) -> None:
-        """Instead of uvicorn's keepalive, which waits for a pong before it pings again; to be asked for before `accept`.
+        """Ping each so many seconds, answered or not, and drop the connection when no answer came for `patience`.
 
-        Pings each so many seconds with the time in milliseconds, whatever is answered, and drops the connection when no
-        ping has been answered for as long as its patience.
+        Instead of uvicorn's keepalive, which waits for a pong before it pings again; to be asked for before `accept`.
+        A ping carries the time in milliseconds, as Binance's do; a pong that repeats none of the last is no answer.
         """
         self.ping_interval, self.ping_timeout = seconds, patience
         self._pings = deque(maxlen=int(patience / seconds) + 1)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            # The request cannot be read, of which uvicorn takes no notice: the client would wait for ever.
+            self.transport.write(_UNREADABLE)
+            self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

@@ -16,6 +16,8 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from app.binance.wire.errors import BinanceError
+from app.binance.wire.streams import listed
 from app.errors import OperatorError
 from ingest.simulator.binance.rest import BinanceRest
 from ingest.simulator.binance.session import BinanceSession
@@ -225,16 +227,19 @@ class Exchange:
         return match_frame("last_match", product, last) if last else None
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
-        return await self._binance(request, request.match_info.get("streams", ""), combined=False)
+        return await self._binance(request, request.match_info.get("streams", ""), wrapped=False)
 
     async def _combined(self, request: web.Request) -> web.StreamResponse:
-        return await self._binance(request, request.query.get("streams", ""), combined=True)
+        return await self._binance(request, request.query.get("streams", ""), wrapped=True)
 
-    async def _binance(self, request: web.Request, names: str, *, combined: bool) -> web.StreamResponse:
-        streams = [name for name in names.split("/") if "@" in name or "!" in name]
+    async def _binance(self, request: web.Request, names: str, *, wrapped: bool) -> web.StreamResponse:
+        streams = listed(names)
         if len(streams) > self._sessions.limits.streams:
             return web.Response(status=400, text=f"at most {self._sessions.limits.streams} streams on a connection")
-        session = BinanceSession(self._sessions, request, combined=combined)
+        try:
+            session = BinanceSession(self._sessions, request, wrapped=wrapped)
+        except BinanceError as error:
+            return _json(error.body, error.status)
         return await self._serve(session, [session.topic(stream) for stream in streams])
 
     async def _coinbase(self, request: web.Request) -> web.StreamResponse:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from app.binance.wire.weights import WEIGHT_LIMIT
 from ingest.simulator.listing import digest
 from ingest.simulator.market import mix
 from ingest.simulator.tape import Trade
@@ -40,7 +41,7 @@ class Misbehaviour(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     reorder_distance: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 1
     max_connection_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     notice_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    weight_limit: Annotated[int, msgspec.Meta(ge=0)] = 6000
+    weight_limit: Annotated[int, msgspec.Meta(ge=0)] = WEIGHT_LIMIT
     rest_failure: Probability = 0.0
     rest_latency_seconds: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     void: dict[str, tuple[tuple[int, int], ...]] = {}

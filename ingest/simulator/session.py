@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
+from app.binance.wire import weights
 from ingest.simulator import wire
 from ingest.simulator.wire import Topic
 
@@ -30,10 +31,10 @@ Wrap = Callable[[str, bytes], bytes]
 class Limits(msgspec.Struct, frozen=True):
     """What a connection may do; the defaults are Binance's, but for the buffer, which is ours."""
 
-    messages_per_second: int = 5
-    streams: int = 1024
-    ping_seconds: float = 20.0
-    pong_seconds: float = 60.0
+    messages_per_second: int = weights.MESSAGES_PER_SECOND
+    streams: int = weights.STREAMS
+    ping_seconds: float = weights.PING_SECONDS
+    pong_seconds: float = weights.PONG_SECONDS
     buffer_bytes: int = 8 * 1024 * 1024
 
 

@@ -34,7 +34,7 @@ ORDER BY bucket {order} LIMIT %(limit)s;
 -- name: binned_candles
 -- Candles of a fixed length out of those of a finer level in a range, the newest (`order` DESC) or oldest (ASC),
 -- nearest first. Reads all the level's candles in the range by (instrument_id, bucket). At most `limit` rows.
-SELECT date_bin(%(stride)s, bucket, 'epoch') AS bucket, (array_agg(open ORDER BY first_id))[1] AS open,
+SELECT date_bin(%(stride)s, bucket, %(origin)s) AS bucket, (array_agg(open ORDER BY first_id))[1] AS open,
        max(high) AS high, min(low) AS low, (array_agg(close ORDER BY last_id DESC))[1] AS close,
        sum(volume) AS volume, sum(quote_volume) AS quote_volume, sum(trades)::bigint AS trades,
        sum(taker_buy_volume) AS taker_buy_volume, sum(taker_buy_quote_volume) AS taker_buy_quote_volume,
@@ -46,7 +46,7 @@ GROUP BY 1 ORDER BY 1 {order} LIMIT %(limit)s;
 -- name: binned_ticks
 -- Candles of a fixed length out of ticks in a range, the newest (`order` DESC) or oldest (ASC), nearest first. Reads
 -- all ticks in the range by the unique key. At most `limit` rows.
-SELECT date_bin(%(stride)s, time, 'epoch') AS bucket, (array_agg(price ORDER BY trade_id))[1] AS open,
+SELECT date_bin(%(stride)s, time, %(origin)s) AS bucket, (array_agg(price ORDER BY trade_id))[1] AS open,
        max(price) AS high, min(price) AS low, (array_agg(price ORDER BY trade_id DESC))[1] AS close,
        sum(size) AS volume, sum(price * size) AS quote_volume, count(*) AS trades,
        coalesce(sum(size) FILTER (WHERE NOT buyer_is_maker), 0) AS taker_buy_volume,
@@ -122,17 +122,71 @@ SELECT instrument.id, (
     ) AS newest)
 FROM market.instruments AS instrument;
 
--- name: day_summary
--- The last 24 hours out of minute candles, by (instrument_id, bucket). One row; trades is null where there were none.
-SELECT (array_agg(open ORDER BY bucket))[1], max(high), min(low), (array_agg(close ORDER BY bucket DESC))[1],
-       sum(volume), sum(quote_volume), sum(trades)::bigint
-FROM market.candles_1m WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s;
+-- name: windows
+-- What traded from `start` on: minutes up to the first whole hour and hours from there, by (instrument_id, bucket), and
+-- the last tick by the unique key. Reads up to 85 candles of each instrument for 24 hours. A row for each that traded.
+SELECT wanted.id, last.time, last.size, total.open, total.high, total.low, total.close, total.volume,
+       total.quote_volume, total.trades, total.first_id, total.last_id
+FROM unnest(%(ids)s::integer[]) AS wanted (id)
+JOIN (
+    SELECT instrument_id, (array_agg(open ORDER BY first_id))[1] AS open, max(high) AS high, min(low) AS low,
+           (array_agg(close ORDER BY last_id DESC))[1] AS close, sum(volume) AS volume,
+           sum(quote_volume) AS quote_volume, sum(trades)::bigint AS trades, min(first_id) AS first_id,
+           max(last_id) AS last_id
+    FROM (
+        SELECT instrument_id, open, high, low, close, volume, quote_volume, trades, first_id, last_id
+        FROM market.candles_1m
+        WHERE instrument_id = ANY(%(ids)s) AND bucket >= %(start)s AND bucket < %(hour)s
+        UNION ALL
+        SELECT instrument_id, open, high, low, close, volume, quote_volume, trades, first_id, last_id
+        FROM market.candles_1h WHERE instrument_id = ANY(%(ids)s) AND bucket >= %(hour)s
+    ) AS candle
+    GROUP BY instrument_id
+) AS total ON total.instrument_id = wanted.id
+CROSS JOIN LATERAL (
+    SELECT time, size FROM market.ticks WHERE instrument_id = wanted.id AND time >= %(start)s
+    ORDER BY time DESC, trade_id DESC LIMIT 1
+) AS last;
+
+-- name: newest_closes
+-- The close of the newest minute of each instrument in a range, by (instrument_id, bucket): a continuous aggregate sorts
+-- all minutes of the range. A row for each that has one.
+SELECT wanted.id, newest.close FROM unnest(%(ids)s::integer[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT close FROM market.candles_1m
+    WHERE instrument_id = wanted.id AND bucket >= %(start)s AND bucket < %(end)s ORDER BY bucket DESC LIMIT 1
+) AS newest;
+
+-- name: newest_ticks
+-- The newest tick of each instrument in a range, by the unique key. A row for each that has one.
+SELECT wanted.id, newest.trade_id, newest.time, newest.price, newest.size, newest.buyer_is_maker
+FROM unnest(%(ids)s::integer[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT trade_id, time, price, size, buyer_is_maker FROM market.ticks
+    WHERE instrument_id = wanted.id AND time >= %(start)s AND time < %(end)s
+    ORDER BY time DESC, trade_id DESC LIMIT 1
+) AS newest;
+
+-- name: newest_days
+-- The newest day of candles of each instrument in a range, by (instrument_id, bucket). A row for each that has one.
+SELECT wanted.id, newest.bucket FROM unnest(%(ids)s::integer[]) AS wanted (id)
+CROSS JOIN LATERAL (
+    SELECT bucket FROM market.candles_1d
+    WHERE instrument_id = wanted.id AND bucket >= %(start)s AND bucket < %(end)s ORDER BY bucket DESC LIMIT 1
+) AS newest;
 
 -- name: gaps
 -- The gaps of an instrument, by the primary key, oldest first, after a place. At most `limit` rows.
 SELECT from_id, to_id, from_time, to_time, state, reason, opened_at, closed_at FROM market.gaps
 WHERE instrument_id = %(instrument_id)s AND from_id > %(after_id)s AND (%(state)s::text IS NULL OR state = %(state)s)
 ORDER BY from_id LIMIT %(limit)s;
+
+-- name: gaps_between
+-- The gaps that were not filled and begin in a range of times, newest first, by instrument of the primary key. At most
+-- `limit` rows.
+SELECT from_id, to_id, from_time, to_time, state, reason, opened_at, closed_at FROM market.gaps
+WHERE instrument_id = %(instrument_id)s AND state <> 'filled' AND from_time >= %(start)s AND from_time < %(end)s
+ORDER BY from_id DESC LIMIT %(limit)s;
 
 -- name: touching_gaps
 -- The times of what makes candles of a range incomplete: gaps that were not filled, by instrument of the primary key,

@@ -1,11 +1,11 @@
-"""Prints the table. `python -m tests.bench [ingest latency fanout stall candles recovery spool]` runs some of it."""
+"""Prints the table. `python -m tests.bench [ingest latency fanout stall candles binance …]` runs some of it."""
 
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import candles, fanout, ingest, latency, recovery, spool, stall
+from tests.bench import binance, candles, fanout, ingest, latency, recovery, spool, stall
 from tests.bench.harness import database
 
 PARTS = {
@@ -14,6 +14,7 @@ PARTS = {
     "fanout": fanout,
     "stall": stall,
     "candles": candles,
+    "binance": binance,
     "recovery": recovery,
     "spool": spool,
 }

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -94,9 +94,11 @@ def process(*arguments: str, core: int | None = None, wait_for: str = "") -> Ite
         child.wait(10)
 
 
-def serve(db: Database, port: int, core: int | None = None) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+def serve(
+    db: Database, port: int, core: int | None = None, *, options: Sequence[str] = ()
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """`tickwick serve`."""
-    arguments = ("-m", "app", "serve", "--dsn", db.app, "--port", str(port), "--log-level", "error")
+    arguments = ("-m", "app", "serve", "--dsn", db.app, "--port", str(port), "--log-level", "error", *options)
     return process(*arguments, core=core, wait_for="serving")
 
 

@@ -65,6 +65,17 @@ async def price_then(conn: store.Connection, instrument: Instrument, now: dateti
     return [found] * LIMIT
 
 
+async def ticker(conn: store.Connection, instrument: Instrument, now: datetime) -> Any:
+    found = await store.ticker(conn, instrument, now)
+    assert found is not None
+    return [found] * LIMIT
+
+
+async def last_trades(conn: store.Connection, instrument: Instrument, now: datetime) -> Any:
+    found = await store.last_trades(conn, [instrument])
+    return [found[instrument.id]] * LIMIT
+
+
 class Case(NamedTuple):
     read: Read
     queries: int
@@ -92,6 +103,8 @@ CASES = {
     "ticks after an id": Case(ticks_after_id, 4, 3 * LIMIT + DAY_ROWS, 16),
     "last price": Case(last_price, 1, 1, 4),
     "price at a time": Case(price_then, 1, 1, 4),
+    "ticker": Case(ticker, 2, 250, 12),
+    "last trades": Case(last_trades, 1, 1, 4),
 }
 
 
@@ -148,7 +161,7 @@ def touched(plan: Any) -> tuple[int, set[str]]:
     """Rows read, kept or not, and the tables they may lie in."""
     rows, relations = 0.0, set()
     for node in nodes(plan):
-        if (name := node.get("Relation Name")) and not node.get("Plans"):
+        if (name := node.get("Relation Name")) and node["Node Type"] != "Custom Scan":  # the scans below it count
             relations.add(name)
             rows += node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
     return round(rows), relations

@@ -50,6 +50,7 @@ COLUMNS = {
 }
 
 
+OF_THE_APP = {"market", "binance", "usage"}
 ELSEWHERE = {True: {"drop_old_ticks"}, False: {"refresh", "refresh_bounds"}}
 """Queries for other engines than timescaledb, and for timescaledb alone."""
 
@@ -66,9 +67,9 @@ def test_tables_and_views_have_the_same_columns_on_each_engine(database: Databas
     }
 
 
-@pytest.mark.parametrize("domain", ["market", "ingest", "gaps", "ownership"])
+@pytest.mark.parametrize("domain", ["market", "binance", "usage", "ingest", "gaps", "ownership"])
 def test_every_named_query_fits_the_schema(database: Database, domain: str) -> None:
-    role = database.app if domain == "market" else database.writer
+    role = database.app if domain in OF_THE_APP else database.writer
     with database.connect(role) as conn:
         conn.execute(sql.load("ingest")["make_staging"].replace("ON COMMIT DROP", ""))
         for name, query in sql.load(domain).items():

@@ -81,7 +81,8 @@ class Table:
         own = await self._own(of)
         minutes = candles_of(own, Interval.M1, self.now)
         newest = max(own, key=lambda t: (t.time_us, t.trade_id), default=None)
-        return [c for c in minutes if c.time >= day_start(self.now)], trade_of(newest) if newest else None
+        before = [c for c in minutes if c.time < day_start(self.now)]
+        return [*before[-1:], *minutes[len(before) :]], trade_of(newest) if newest else None
 
     async def newest_trades(self, of: Instrument, limit: int) -> list[Trade]:
         own = sorted(await self._own(of), key=lambda t: (t.time_us, t.trade_id))

@@ -1,6 +1,6 @@
 """Buckets in any time zone: where each moment belongs, and that they follow one another without a hole."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -134,11 +134,15 @@ def _shifts(zone: ZoneInfo, start: datetime, end: datetime) -> list[datetime]:
 @pytest.mark.parametrize("interval", [interval for interval in Interval if not interval.zoned])
 @given(moment=MOMENTS)
 @settings(max_examples=50, deadline=None)
-def test_bucket_below_a_day_is_the_same_in_any_zone(interval: Interval, moment: datetime) -> None:
+def test_bucket_below_a_day_is_the_same_in_any_place_and_moved_by_a_fixed_offset(
+    interval: Interval, moment: datetime
+) -> None:
     bucket = bucket_of(moment, interval)
     assert bucket <= moment < next_bucket(bucket, interval)
     assert bucket_of(moment, interval, ZoneInfo("Asia/Kathmandu")) == bucket
     assert next_bucket(next_bucket(bucket, interval, count=7), interval, count=-7) == bucket
+    offset = timedelta(hours=5, minutes=45)
+    assert bucket_of(moment - offset, interval, timezone(offset)) == bucket - offset
 
 
 @pytest.mark.parametrize(

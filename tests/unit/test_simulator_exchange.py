@@ -181,10 +181,17 @@ async def test_exchange_bad_control_frame_is_answered_with_an_error(
 ) -> None:
     async with Exchange(["BTCUSDT"]).serve() as address, connect(f"{address.ws}/ws") as client:
         answer = await ask(client, frame)
-        assert answer["error"]["code"] == code
-        assert answer["error"]["msg"]
-        assert answer["id"] == request_id
+        assert list(answer) == ["error", "code", "msg", "id"]
+        assert (answer["code"], answer["id"]) == (code, request_id)
+        assert answer["msg"]
         assert (await ask(client, {"method": "LIST_SUBSCRIPTIONS", "id": 1}))["result"] == []
+
+
+async def test_exchange_unknown_time_unit_is_refused_before_the_connection_opens() -> None:
+    async with Exchange(["BTCUSDT"]).serve() as address:
+        with pytest.raises(websockets.InvalidStatus, match="400") as refused:
+            await connect(f"{address.ws}/stream?timeUnit=SECOND")
+    assert json.loads(refused.value.response.body)["code"] == -1194
 
 
 async def test_exchange_sixth_message_within_a_second_is_disconnected() -> None:
@@ -349,9 +356,11 @@ async def test_exchange_close_notifies_closes_and_refuses_for_a_while() -> None:
             closing = asyncio.create_task(exchange.close_for(0.6))
             for client in (one, other):
                 seen = await until_closed(client)
-                notice = next(n for n, frame in enumerate(seen) if frame.get("e") == "serverShutdown")
-                assert list(seen[notice]) == ["e", "E"]
-                assert len(seen) > notice + 1
+                notices = [n for n, frame in enumerate(seen) if frame.get("data", frame)["e"] == "serverShutdown"]
+                assert len(seen) > notices[0] + 1
+                if client is other:
+                    assert seen[notices[0]]["stream"] == "!serverShutdown"
+                assert list(seen[notices[0]].get("data", seen[notices[0]])) == ["e", "E"]
                 assert client.close_code == 1001
             await closing
         with pytest.raises(websockets.InvalidStatus, match="503"):

@@ -55,7 +55,7 @@ async def test_rest_trades_are_the_newest_until_now(client: Client) -> None:
     assert [row["id"] for row in rows] == [trade.id for trade in newest]
     assert newest[-1].time_us <= NOW < client.tape.trade(newest[-1].id + 1).time_us
     trade = newest[0]
-    quote = round(Decimal(trade.price) * Decimal(trade.size), 8)
+    quote = Decimal(trade.price) * Decimal(trade.size)
     assert rows[0] == {
         "id": trade.id,
         "price": trade.price,
@@ -127,7 +127,9 @@ async def test_rest_exchange_info_has_what_clients_read(client: Client) -> None:
     [
         ("trades", {}, -1102),
         ("trades", {"symbol": "NOSUCH"}, -1121),
-        ("trades", {"symbol": "btcusdt"}, -1121),
+        ("trades", {"symbol": "btcusdt"}, -1100),
+        ("trades", {"symbol": "BTCUSDT", "nonsense": 1}, -1101),
+        ("ping", {"symbol": "BTCUSDT"}, -1101),
         ("trades", {"symbol": "BTCUSDT", "limit": "ten"}, -1100),
         ("trades", {"symbol": "BTCUSDT", "limit": 0}, -1130),
         ("historicalTrades", {"symbol": "BTCUSDT", "fromId": -1}, -1100),
@@ -135,6 +137,7 @@ async def test_rest_exchange_info_has_what_clients_read(client: Client) -> None:
         ("exchangeInfo", {"symbol": "NOSUCH"}, -1121),
         ("exchangeInfo", {"symbols": '["BTCUSDT","NOSUCH"]'}, -1121),
         ("exchangeInfo", {"symbols": "BTCUSDT"}, -1100),
+        ("exchangeInfo", {"symbols": '["BTCUSDT","BTCUSDT"]'}, -1151),
         ("exchangeInfo", {"symbol": "BTCUSDT", "symbols": "[]"}, -1128),
     ],
 )
@@ -152,7 +155,8 @@ async def test_rest_weight_beyond_the_limit_is_429_until_the_next_minute(client:
     client.exchange.misbehave(Misbehaviour(weight_limit=30))
     used = []
     for path, status in (("trades", 200), ("aggTrades", 200), ("ping", 200), ("aggTrades", 429)):
-        got, body, headers = await client.answer(f"/api/v3/{path}", symbol="BTCUSDT", limit=1)
+        query = {} if path == "ping" else {"symbol": "BTCUSDT", "limit": 1}
+        got, body, headers = await client.answer(f"/api/v3/{path}", **query)
         assert got == status
         used.append(int(headers["X-MBX-USED-WEIGHT-1M"]))
     assert used == [25, 29, 30, 34]

@@ -1,0 +1,75 @@
+"""Binance-style names of the instruments: unique over all sources, and the same for ever."""
+
+import re
+from typing import Final
+
+from app.binance.wire.errors import bad_symbol
+from app.market.model import Instrument, InstrumentId
+from app.market.registry import Registry
+
+NO_CURRENCY: Final = "XXX"
+"""What ISO 4217 calls a quote in no currency."""
+_NOT_PLAIN: Final = re.compile(r"[^A-Z0-9]")
+
+
+class Names:
+    """What the instruments of a registry are called, in upper case.
+
+    `BTC-USD` of COINBASE can be `BTCUSD`, `COINBASE.BTCUSD` or `COINBASE.BTCUSD.7` (7 is its id). In the order of their
+    ids, the instruments claim those of their three names that are still free; the first that one has claimed is its
+    own, and by the others it is found too. As no instrument is ever deleted, no name ever comes to mean another one.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._version = 0
+        self._by_name: dict[str, Instrument] = {}
+        self._names: dict[InstrumentId, str] = {}
+
+    def find(self, name: str) -> Instrument:
+        """The instrument of a name; raises BinanceError where there is none."""
+        if instrument := self.get(name):
+            return instrument
+        raise bad_symbol()
+
+    def get(self, name: str) -> Instrument | None:
+        self._keep_up()
+        return self._by_name.get(name)
+
+    def name_of(self, instrument: Instrument) -> str:
+        self._keep_up()
+        return self._names[instrument.id]
+
+    @property
+    def all(self) -> list[tuple[str, Instrument]]:
+        """Each instrument once, by its own name."""
+        self._keep_up()
+        return sorted((name, self._by_name[name]) for name in self._names.values())
+
+    def assets(self, instrument: Instrument) -> tuple[str, str]:
+        """Base and quote. The base is as prefixed as the name, so that the two together spell it where they can."""
+        name, quote = self.name_of(instrument), instrument.quote or NO_CURRENCY
+        if not instrument.base:
+            return name, quote
+        return _forms(instrument, instrument.base)[_forms(instrument, plain(instrument)).index(name)], quote
+
+    def _keep_up(self) -> None:
+        if 0 < self._version == self._registry.version:
+            return
+        instruments = sorted(self._registry.all, key=lambda one: one.id)
+        self._by_name, self._names = {}, {}
+        for instrument in instruments:
+            claimed = [name for name in _forms(instrument, plain(instrument)) if name not in self._by_name]
+            self._by_name.update(dict.fromkeys(claimed, instrument))
+            self._names[instrument.id] = claimed[0]
+        self._version = self._registry.version
+
+
+def plain(instrument: Instrument) -> str:
+    """The letters and digits of the ticker."""
+    return _NOT_PLAIN.sub("", instrument.ticker)
+
+
+def _forms(instrument: Instrument, text: str) -> tuple[str, str, str]:
+    prefixed = f"{instrument.source}.{text}"
+    return text, prefixed, f"{prefixed}.{instrument.id}"

@@ -1,0 +1,218 @@
+"""One Binance client's conversation: control frames in, answers and subscriptions out into its outbox."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC
+from typing import Final, NamedTuple, assert_never
+
+from app.binance.forms import Forms
+from app.binance.names import Names
+from app.binance.outbox import Outbox, StreamLabel
+from app.binance.wire import control
+from app.binance.wire.control import Refused
+from app.binance.wire.streams import Stream, written
+from app.binance.wire.weights import MESSAGES_PER_SECOND, STREAMS
+from app.binance.wishes import UnknownStream, Wishes, known
+from app.market.intervals import Interval, bucket_of
+from app.market.model import EPOCH, Instrument, InstrumentId
+from app.market.registry import Registry
+from app.market.zones import zone_text
+from app.stream.history import StoredHistory
+from app.stream.hub import Hub
+from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
+from app.stream.protocol import BadFrame, Close
+from app.stream.session import TooManyMessages
+from app.stream.subscription import GivenUp, Subscription
+
+MAX_FRAME_BYTES: Final = 16_384
+NOTICE_SECONDS: Final = 60.0
+"""How long before its end a connection is told of it."""
+
+
+class Market(NamedTuple):
+    """What all sessions of a process share."""
+
+    hub: Hub
+    history: StoredHistory
+    registry: Registry
+    names: Names
+    forms: Forms
+
+
+class Held:
+    """A stream that the client asked for, and what it subscribes to: as many instruments as there are now."""
+
+    def __init__(self, stream: Stream | None, since: int | None = None) -> None:
+        self.stream = stream
+        self.since = since
+        self.subscriptions: dict[InstrumentId, Subscription] = {}
+
+
+class Session:
+    """Owned by one connection, which feeds it frames one after another and calls `leave` at the end.
+
+    A stream of a symbol that is not known yet comes to life with its instrument. `life` is in seconds.
+    """
+
+    def __init__(self, market: Market, outbox: Outbox, wishes: Wishes, life: float) -> None:
+        self._market = market
+        self._outbox = outbox
+        self._wishes = wishes
+        self._life = life
+        self._held: dict[str, Held] = {}
+        self._to_join: dict[Subscription, None] = {}
+        self._asked = asyncio.Event()
+        self._budget = float(MESSAGES_PER_SECOND)
+        self._budget_at = time.monotonic()
+        self._hold(wishes.streams, wishes.since)
+
+    def receive(self, frame: str) -> None:
+        """Carry out one frame. Raises BadFrame and TooManyMessages, which end the connection."""
+        self._count_message()
+        if len(frame.encode()) > MAX_FRAME_BYTES:
+            raise BadFrame(f"a message may have {MAX_FRAME_BYTES} bytes at most")
+        try:
+            answer = self._carry_out(control.decode(frame))
+        except Refused as error:
+            answer = control.refusal(error)
+        self._outbox.push(answer)
+        self._asked.set()
+
+    def heard(self) -> None:
+        """Count a ping or pong frame, which are messages too."""
+        try:
+            self._count_message()
+        except TooManyMessages:
+            self._outbox.end(Close.TOO_MANY)
+
+    async def join_for_ever(self) -> None:
+        """Bring subscriptions to life in the order they were asked for, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._join_for_ever(), name="binance joiner")
+            tasks.create_task(self._keep_up(), name="binance symbols")
+            tasks.create_task(self._grow_old(), name="binance life")
+
+    def leave(self) -> None:
+        """End every subscription."""
+        self._release([*self._held])
+
+    async def _join_for_ever(self) -> None:
+        await self._market.hub.began.wait()
+        while True:
+            await self._asked.wait()
+            while self._to_join:
+                subscription = next(iter(self._to_join))
+                del self._to_join[subscription]
+                with suppress(GivenUp):
+                    await subscription.join()
+            self._asked.clear()
+
+    async def _keep_up(self) -> None:
+        """Follow the instruments that come and go."""
+        registry = self._market.registry
+        while True:
+            version = registry.version
+            for name, held in self._held.items():
+                self._subscribe(name, held)
+            self._asked.set()
+            await registry.change(version)
+
+    async def _grow_old(self) -> None:
+        await asyncio.sleep(self._life - NOTICE_SECONDS)
+        self._outbox.announce_shutdown()
+        await asyncio.sleep(NOTICE_SECONDS)
+        self._outbox.retire()
+
+    def _count_message(self) -> None:
+        now = time.monotonic()
+        rate = MESSAGES_PER_SECOND
+        self._budget = min(rate, self._budget + (now - self._budget_at) * rate) - 1
+        self._budget_at = now
+        if self._budget < 0:
+            raise TooManyMessages
+
+    def _carry_out(self, request: control.Request) -> str:
+        match request:
+            case control.Subscribe(names, request_id):
+                self._hold(self._wanted(names, request_id))
+                return control.answer(request_id)
+            case control.Unsubscribe(names, request_id):
+                self._release(map(written, names))
+                return control.answer(request_id)
+            case control.ListSubscriptions(request_id):
+                return control.answer(request_id, [*self._held])
+            case control.SetProperty(combined, request_id):
+                self._outbox.combined = combined
+                return control.answer(request_id)
+            case control.GetProperty(request_id):
+                return control.answer(request_id, self._outbox.combined)
+            case _:
+                assert_never(request)
+
+    def _wanted(self, names: Iterable[str], request_id: control.Id) -> dict[str, Stream | None]:
+        """The streams of a request, all of them, or Refused."""
+        try:
+            streams = {written(name): known(name) for name in names}
+        except UnknownStream as error:
+            raise Refused(control.INVALID_REQUEST, f"Invalid request: {error}", request_id) from None
+        if len(self._held.keys() | streams.keys()) > STREAMS:
+            raise control.too_many_streams(STREAMS, request_id)
+        return streams
+
+    def _hold(self, streams: dict[str, Stream | None], since: int | None = None) -> None:
+        for name, stream in streams.items():
+            if name not in self._held:
+                held = self._held[name] = Held(stream, since)
+                self._subscribe(name, held)
+
+    def _release(self, names: Iterable[str]) -> None:
+        for name in names:
+            if held := self._held.pop(name, None):
+                for subscription in held.subscriptions.values():
+                    self._drop(subscription)
+
+    def _subscribe(self, name: str, held: Held) -> None:
+        """Have a held stream subscribe to the instruments that it is of now."""
+        if held.stream is None:
+            return
+        instruments = {instrument.id: instrument for instrument in self._instruments(held.stream)}
+        for gone in held.subscriptions.keys() - instruments.keys():
+            self._drop(held.subscriptions.pop(gone))
+        for instrument in instruments.values():
+            if instrument.id not in held.subscriptions:
+                subscription = self._subscription(name, held.stream, instrument)
+                subscription.since = held.since
+                held.subscriptions[instrument.id] = subscription
+                self._to_join[subscription] = None
+
+    def _subscription(self, name: str, stream: Stream, instrument: Instrument) -> Subscription:
+        market, wishes = self._market, self._wishes
+        form = market.forms.of(stream, wishes.unit, wishes.extensions)
+        label = StreamLabel(name, None if stream.symbol else instrument.id)
+        key = key_of(stream, instrument.id)
+        return Subscription(market.hub, market.history, self._outbox, instrument, key, form, label)
+
+    def _drop(self, subscription: Subscription) -> None:
+        self._to_join.pop(subscription, None)
+        subscription.leave()
+
+    def _instruments(self, stream: Stream) -> list[Instrument]:
+        if stream.symbol is None:
+            return [instrument for instrument in self._market.registry.all if instrument.active]
+        instrument = self._market.names.get(stream.symbol)
+        return [instrument] if instrument else []
+
+
+def key_of(stream: Stream, instrument_id: InstrumentId) -> Key:
+    """The topic that a stream's events come from; offsets that move no kline of an interval share one."""
+    match stream.kind:
+        case "trade" | "aggTrade":
+            return TradesKey(instrument_id)
+        case "kline":
+            interval = stream.interval or Interval.M1
+            moved = bucket_of(EPOCH, interval, stream.zone) != bucket_of(EPOCH, interval)
+            return CandlesKey(instrument_id, interval, zone_text(stream.zone if moved else UTC))
+        case "ticker" | "miniTicker" | "avgPrice":
+            return TickerKey(instrument_id)

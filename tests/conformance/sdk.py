@@ -1,0 +1,46 @@
+"""binance-sdk-spot, which reads what it does not understand as something else and says so in its log alone."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import pytest
+from pydantic import BaseModel
+
+_NOT_PUBLISHED: Final = frozenset({"price_exponent", "qty_exponent", "sors", "count"})
+"""Fields of models that the published answers of these calls do not have."""
+
+
+def whole(answer: Any) -> Any:
+    """The answer itself, once it is sure that its models have each of their fields and nothing besides."""
+    for model in _models(answer):
+        missing = {name for name, value in _fields(model) if value is None} - _NOT_PUBLISHED
+        assert not missing, f"{type(model).__name__} lacks {missing}"
+        assert not model.additional_properties, f"{type(model).__name__} has {model.additional_properties}"
+    return answer
+
+
+def _models(answer: Any) -> Iterator[Any]:
+    if isinstance(answer, list):
+        for part in answer:
+            yield from _models(part)
+    elif hasattr(answer, "actual_instance"):
+        yield from _models(answer.actual_instance)
+    elif isinstance(answer, BaseModel):
+        yield answer
+        for _, value in _fields(answer):
+            yield from _models(value)
+
+
+def _fields(model: BaseModel) -> list[tuple[str, Any]]:
+    return [(name, getattr(model, name)) for name in type(model).model_fields if name != "additional_properties"]
+
+
+@contextmanager
+def without_complaint(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No answer had to be read otherwise than its model says."""
+    with caplog.at_level(logging.WARNING):
+        yield
+    complaints = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not complaints

@@ -1,0 +1,37 @@
+"""Asking `/api/v3` of a real server."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+from tests.integration.rest import Answer, Rest
+
+USED = "x-mbx-used-weight-1m"
+
+
+async def ask(rest: Rest, call: str, *, micros: bool = False, **query: Any) -> Answer:
+    """Any answer; it is JSON, and tells the weight used."""
+    headers = {"X-MBX-TIME-UNIT": "MICROSECOND"} if micros else None
+    answer = await rest.ask(f"/api/v3/{call}" + (f"?{urlencode(query)}" if query else ""), headers)
+    assert answer.headers["content-type"] == "application/json", answer
+    assert answer.headers[USED] == answer.headers["x-mbx-used-weight"], answer
+    return answer
+
+
+async def get(rest: Rest, call: str, *, micros: bool = False, **query: Any) -> Any:
+    """The JSON of an answer that is 200."""
+    answer = await ask(rest, call, micros=micros, **query)
+    assert answer.status == 200, answer
+    return answer.json
+
+
+async def refusal(rest: Rest, call: str, **query: Any) -> tuple[int, str]:
+    """Code and message of an answer that is 400."""
+    answer = await ask(rest, call, **query)
+    assert answer.status == 400, (call, query, answer)
+    assert list(answer.json) == ["code", "msg"]
+    return answer.json["code"], answer.json["msg"]
+
+
+async def used(rest: Rest) -> int:
+    """The weight used before this request, which costs 1."""
+    return int((await ask(rest, "ping")).headers[USED]) - 1
