@@ -21,10 +21,10 @@ def _number(name: str, description: str, minimum: int = 0) -> Parameter:
     return _parameter(name, description, type=OpenAPIType.INTEGER, minimum=minimum)
 
 
-_A_SYMBOL: Final[dict[str, Any]] = {"pattern": "^[A-Z0-9-_.]{1,80}$"}
+_A_SYMBOL: Final[dict[str, Any]] = {"pattern": "^[A-Z0-9._-]{1,80}$"}
 SYMBOL: Final = _parameter("symbol", "As `exchangeInfo` names it.", required=True, **_A_SYMBOL)
 ONE_SYMBOL: Final = _parameter("symbol", "As `exchangeInfo` names it; not beside `symbols`.", **_A_SYMBOL)
-SYMBOLS: Final = _parameter("symbols", 'A JSON array: `["BTCUSDT","ETHUSDT"]`. Left out like `symbol`: all.')
+SYMBOLS: Final = _parameter("symbols", 'A JSON array: `["BTCUSDT","ETHUSDT"]`. Without it and `symbol`, all.')
 SOME_SYMBOLS: Final = _parameter("symbols", f"A JSON array of at most {MAX_SYMBOLS}; this or `symbol` is needed.")
 STATUS: Final = _parameter("symbolStatus", "Only symbols in this state.", enum=["TRADING", "HALT", "BREAK"])
 INTERVAL: Final = _parameter("interval", "The length of a kline; case matters.", required=True, enum=[*Interval])

@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-Kline = tuple[int, str, str, str, str, str, int, str, int, str, str, str]
-"""Open time, open, high, low, close, volume, close time, quote volume, trades, taker's volume, quote volume, unused."""
+Kline = list[int | str]
+"""Open time, open, high, low, close, volume, close time, quote volume, trades, taker's volume and quote volume, unused."""
 
 
 class Nothing(msgspec.Struct):

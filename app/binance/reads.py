@@ -1,8 +1,8 @@
 """What the calls of `/api/v3` answer, read from the store of the native API and put into Binance's rows."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, tzinfo
 from typing import Final, NamedTuple, TypeVar
 
 from app.binance import trades as by_id
@@ -13,9 +13,11 @@ from app.binance.wire.parameters import Parameters
 from app.binance.wire.rows import Row
 from app.binance.wire.weights import MAX_SYMBOLS
 from app.market import store
-from app.market.intervals import next_bucket
+from app.market.intervals import Interval, next_bucket
 from app.market.model import (
     AVERAGE,
+    MICROSECOND,
+    Candle,
     Instrument,
     InstrumentId,
     Ticker,
@@ -95,7 +97,15 @@ async def klines(asked: Asked) -> list[list[object]]:
     start, end = _span(given)
     wanted = Range(start or ALWAYS, end or NEVER, given.limit(), newest=start is None)
     found = await store.candles(asked.conn, instrument, interval, zone, wanted, asked.now, prove=False)
-    return [rows.kline_row(one, to_micros(next_bucket(one.time, interval, zone)), asked.unit) for one in found]
+    return [rows.kline_row(one, start, end, asked.unit) for one, start, end in _bounded(found, interval, zone)]
+
+
+def _bounded(found: Sequence[Candle], interval: Interval, zone: tzinfo) -> Iterator[tuple[Candle, int, int]]:
+    """Candles with their bounds in microseconds; the calendar is asked only where it must, since it is slow."""
+    length = interval.stride // MICROSECOND if interval.stride else None
+    for one in found:
+        start = to_micros(one.time)
+        yield one, start, start + length if length else to_micros(next_bucket(one.time, interval, zone))
 
 
 async def trades(asked: Asked) -> list[Row]:

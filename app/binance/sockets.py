@@ -1,8 +1,8 @@
 """The websocket edge of Binance's streams: handshakes, refusals in HTTP, keepalive, close codes."""
 
-import json
 from typing import Final
 
+import msgspec
 import structlog
 from litestar import websocket
 from litestar.di import NamedDependency
@@ -110,4 +110,4 @@ async def _refuse(socket: Socket, error: BinanceError) -> None:
     headers = {"content-type": "application/json;charset=UTF-8"}
     if error.retry_after is not None:
         headers["retry-after"] = str(error.retry_after)
-    await edge.refuse(socket, error.status, headers, json.dumps(error.body).encode())
+    await edge.refuse(socket, error.status, headers, msgspec.json.encode(error.body))

@@ -161,7 +161,7 @@ def test_trade_rows_have_binances_fields_in_its_order(unit: int, now: int) -> No
 @pytest.mark.parametrize(("unit", "end"), [(1000, 1_700_000_099_999), (1, 1_700_000_099_999_999)])
 def test_kline_row_ends_before_the_next_candle(unit: int, end: int) -> None:
     start = 1_700_000_040_000_000 // unit
-    assert rows.kline_row(CANDLE, NEXT, unit) == [
+    assert rows.kline_row(CANDLE, 1_700_000_040_000_000, NEXT, unit) == [
         *(start, "0.0010", "0.0025", "0.00100", "0.0020", "1000", end, "1.0000", 100, "500", "0.500", "0")
     ]
 

@@ -19,6 +19,7 @@ from app.binance.wishes import Wishes, wishes
         ("/ws/0", "", []),
         ("/ws/btcusdt@trade", "", ["btcusdt@trade"]),
         ("/ws/btcusdt@trade/!miniTicker@arr/0", "", ["btcusdt@trade", "!miniTicker@arr"]),
+        ("/ws/!miniTicker@arr@1000ms", "", ["!miniTicker@arr@1000ms"]),
         ("/ws/btcusdt@kline_1d@+08:00", "", ["btcusdt@kline_1d@+08:00"]),
         ("/stream", "", []),
         ("/stream", "streams=", []),

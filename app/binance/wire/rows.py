@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Final
 
 from app.binance.wire.figures import NOTHING, ZERO, Figures, figures
-from app.market.model import EXACT, Candle, Ticker, plain, to_micros
+from app.market.model import EXACT, Candle, Ticker, plain
 
 Row = dict[str, object]
 
@@ -48,10 +48,10 @@ def aggregate_row(trade_id: int, price: str, size: str, time_us: int, buyer_is_m
     }
 
 
-def kline_row(candle: Candle, end_us: int, unit: int) -> list[object]:
+def kline_row(candle: Candle, start_us: int, end_us: int, unit: int) -> list[object]:
     """`end_us` is where the next candle begins."""
     return [
-        to_micros(candle.time) // unit,
+        start_us // unit,
         candle.open,
         candle.high,
         candle.low,
