@@ -72,14 +72,14 @@ class Call(NamedTuple):
             responses={200: _response(self.answer, "As Binance answers."), **_REFUSALS},
             call=self,
         )
-        refused = route(f"/{self.name}", http_method=_OTHER_METHODS, include_in_schema=False)
-        return [described(_answer), refused(_refuse_method)]
+        refused = route(f"/{self.name}", http_method=_OTHER_METHODS, include_in_schema=False, status=405)
+        return [described(_answer), refused(_refuse)]
 
 
 def nothing_else() -> HTTPRouteHandler:
     """For all paths that no call has."""
     methods = [HttpMethod.GET, *_OTHER_METHODS]
-    return route(["/", "/{rest:path}"], http_method=methods, include_in_schema=False)(_refuse_path)
+    return route(["/", "/{rest:path}"], http_method=methods, include_in_schema=False, status=404)(_refuse)
 
 
 def _documented(parameters: tuple[Parameter, ...]) -> type[Operation]:
@@ -120,23 +120,12 @@ async def _answer(
     return Response(_encode(found), media_type=MediaType.JSON, headers=_headers(request))
 
 
-async def _refuse_path(
-    request: Asking, settings: NamedDependency[Settings], pool: NamedDependency[Pool]
-) -> Response[bytes]:
-    raise await _spent(request, settings, pool, errors.unsupported())
-
-
-async def _refuse_method(
-    request: Asking, settings: NamedDependency[Settings], pool: NamedDependency[Pool]
-) -> Response[bytes]:
-    raise await _spent(request, settings, pool, BinanceError(-1020, "This operation is not supported.", 405))
-
-
-async def _spent(request: Asking, settings: Settings, pool: Pool, refusal: BinanceError) -> BinanceError:
+async def _refuse(request: Asking, settings: NamedDependency[Settings], pool: NamedDependency[Pool]) -> Response[bytes]:
     with translated():
         async with pool.connection() as conn:
             await _spend(request, conn, 1, settings.request_weight)
-    return refusal
+    status: int = request.route_handler.opt["status"]
+    raise BinanceError(-1020, "This operation is not supported.", status)
 
 
 async def _spend(request: Asking, conn: Connection, cost: int, limit: int) -> None:
@@ -174,7 +163,7 @@ def _refusal(request: Asking, error: Exception) -> BinanceError:
             _log.error("database refused a request", reason=str(error))
         case _:
             _log.error("request crashed", method=request.method, path=request.url.path, exc_info=error)
-            return errors.BinanceError(-1000, "An unknown error occurred while processing the request.", 500)
+            return BinanceError(-1000, "An unknown error occurred while processing the request.", 500)
     return errors.unavailable()
 
 

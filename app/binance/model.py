@@ -6,25 +6,29 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 Kline = list[int | str]
-"""Open time, open, high, low, close, volume, close time, quote volume, trades, taker's volume and quote volume, unused."""
+"""Open time, open, high, low, close, volume, close time, quote volume, trades, taker's volume, its quote volume, 0."""
 
 
-class Nothing(msgspec.Struct):
+class Body(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """An object whose fields are named as Binance names them, and no others."""
+
+
+class Nothing(Body):
     """An empty object."""
 
 
-class Time(msgspec.Struct, rename="camel"):
+class Time(Body):
     server_time: int
 
 
-class RateLimit(msgspec.Struct, rename="camel"):
+class RateLimit(Body):
     rate_limit_type: str
     interval: str
     interval_num: int
     limit: int
 
 
-class Symbol(msgspec.Struct, rename="camel"):
+class Symbol(Body):
     """The symbol is `baseAsset` + `quoteAsset` where the instrument is a pair."""
 
     symbol: str
@@ -55,7 +59,7 @@ class Symbol(msgspec.Struct, rename="camel"):
     allowed_self_trade_prevention_modes: list[str]
 
 
-class ExchangeInfo(msgspec.Struct, rename="camel"):
+class ExchangeInfo(Body):
     timezone: str
     server_time: int
     rate_limits: list[RateLimit]
@@ -63,7 +67,7 @@ class ExchangeInfo(msgspec.Struct, rename="camel"):
     symbols: list[Symbol]
 
 
-class Trade(msgspec.Struct, rename="camel"):
+class Trade(Body):
     id: int
     price: str
     qty: str
@@ -73,7 +77,7 @@ class Trade(msgspec.Struct, rename="camel"):
     is_best_match: bool
 
 
-class AggregateTrade(msgspec.Struct):
+class AggregateTrade(Body):
     a: int
     p: str
     q: str
@@ -84,13 +88,13 @@ class AggregateTrade(msgspec.Struct):
     M: bool
 
 
-class AveragePrice(msgspec.Struct, rename="camel"):
+class AveragePrice(Body):
     mins: int
     price: str
     close_time: int
 
 
-class Ticker(msgspec.Struct, rename="camel", kw_only=True):
+class Ticker(Body, kw_only=True):
     """What MINI leaves out is optional; the prices of the book and the one before come with 24 hours alone."""
 
     symbol: str
@@ -116,12 +120,12 @@ class Ticker(msgspec.Struct, rename="camel", kw_only=True):
     count: int
 
 
-class Price(msgspec.Struct):
+class Price(Body):
     symbol: str
     price: str
 
 
-class Book(msgspec.Struct, rename="camel"):
+class Book(Body):
     symbol: str
     bid_price: str
     bid_qty: str

@@ -9,6 +9,7 @@ from app.market.registry import Registry
 
 NO_CURRENCY: Final = "XXX"
 """What ISO 4217 calls a quote in no currency."""
+Assets = tuple[str, str]
 _NOT_PLAIN: Final = re.compile(r"[^A-Z0-9]")
 
 
@@ -25,6 +26,8 @@ class Names:
         self._version = 0
         self._by_name: dict[str, Instrument] = {}
         self._names: dict[InstrumentId, str] = {}
+        self._assets: dict[InstrumentId, Assets] = {}
+        self._claimed: set[Assets] = set()
 
     def find(self, name: str) -> Instrument:
         """The instrument of a name; raises BinanceError where there is none."""
@@ -40,29 +43,39 @@ class Names:
         self._keep_up()
         return self._names[instrument.id]
 
+    def assets_of(self, instrument: Instrument) -> Assets:
+        """Base and quote, unique too, since clients name a market by them.
+
+        The base is prefixed as the name is, so that the two spell the name of a pair, or further where they are taken.
+        """
+        self._keep_up()
+        return self._assets[instrument.id]
+
     @property
     def all(self) -> list[tuple[str, Instrument]]:
         """Each instrument once, by its own name."""
         self._keep_up()
         return sorted((name, self._by_name[name]) for name in self._names.values())
 
-    def assets(self, instrument: Instrument) -> tuple[str, str]:
-        """Base and quote. The base is as prefixed as the name, so that the two together spell it where they can."""
-        name, quote = self.name_of(instrument), instrument.quote or NO_CURRENCY
-        if not instrument.base:
-            return name, quote
-        return _forms(instrument, instrument.base)[_forms(instrument, plain(instrument)).index(name)], quote
-
     def _keep_up(self) -> None:
         if 0 < self._version == self._registry.version:
             return
         instruments = sorted(self._registry.all, key=lambda one: one.id)
-        self._by_name, self._names = {}, {}
+        self._by_name, self._names, self._assets, self._claimed = {}, {}, {}, set()
         for instrument in instruments:
-            claimed = [name for name in _forms(instrument, plain(instrument)) if name not in self._by_name]
-            self._by_name.update(dict.fromkeys(claimed, instrument))
-            self._names[instrument.id] = claimed[0]
+            self._claim(instrument)
         self._version = self._registry.version
+
+    def _claim(self, instrument: Instrument) -> None:
+        names = _forms(instrument, plain(instrument))
+        free = [name for name in names if name not in self._by_name]
+        self._by_name.update(dict.fromkeys(free, instrument))
+        self._names[instrument.id] = free[0]
+        quote = instrument.quote or NO_CURRENCY
+        bases = _forms(instrument, instrument.base or plain(instrument))[names.index(free[0]) :]
+        free_bases = (base for base in bases if (base, quote) not in self._claimed)
+        self._assets[instrument.id] = next(free_bases, free[0]), quote
+        self._claimed.add(self._assets[instrument.id])
 
 
 def plain(instrument: Instrument) -> str:

@@ -80,7 +80,7 @@ async def exchange_info(asked: Asked) -> Row:
 def _symbol_row(names: Names, name: str, instrument: Instrument, *, permission_sets: bool) -> Row:
     return rows.symbol_row(
         name,
-        *names.assets(instrument),
+        *names.assets_of(instrument),
         instrument.price_scale,
         trading=instrument.active,
         permission_sets=permission_sets,

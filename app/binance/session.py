@@ -1,9 +1,7 @@
 """One Binance client's conversation: control frames in, answers and subscriptions out into its outbox."""
 
 import asyncio
-import time
 from collections.abc import Iterable
-from contextlib import suppress
 from datetime import UTC
 from typing import Final, NamedTuple, assert_never
 
@@ -19,12 +17,12 @@ from app.market.intervals import Interval, bucket_of
 from app.market.model import EPOCH, Instrument, InstrumentId
 from app.market.registry import Registry
 from app.market.zones import zone_text
+from app.stream.budget import Budget, TooManyMessages
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
 from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
 from app.stream.protocol import BadFrame, Close
-from app.stream.session import TooManyMessages
-from app.stream.subscription import GivenUp, Subscription
+from app.stream.subscription import Joiner, Subscription
 
 MAX_FRAME_BYTES: Final = 16_384
 NOTICE_SECONDS: Final = 60.0
@@ -62,15 +60,13 @@ class Session:
         self._wishes = wishes
         self._life = life
         self._held: dict[str, Held] = {}
-        self._to_join: dict[Subscription, None] = {}
-        self._asked = asyncio.Event()
-        self._budget = float(MESSAGES_PER_SECOND)
-        self._budget_at = time.monotonic()
+        self._joiner = Joiner(market.hub)
+        self._budget = Budget(MESSAGES_PER_SECOND)
         self._hold(wishes.streams, wishes.since)
 
     def receive(self, frame: str) -> None:
         """Carry out one frame. Raises BadFrame and TooManyMessages, which end the connection."""
-        self._count_message()
+        self._budget.spend()
         if len(frame.encode()) > MAX_FRAME_BYTES:
             raise BadFrame(f"a message may have {MAX_FRAME_BYTES} bytes at most")
         try:
@@ -78,36 +74,24 @@ class Session:
         except Refused as error:
             answer = control.refusal(error)
         self._outbox.push(answer)
-        self._asked.set()
 
     def heard(self) -> None:
         """Count a ping or pong frame, which are messages too."""
         try:
-            self._count_message()
+            self._budget.spend()
         except TooManyMessages:
             self._outbox.end(Close.TOO_MANY)
 
     async def join_for_ever(self) -> None:
         """Bring subscriptions to life in the order they were asked for, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._join_for_ever(), name="binance joiner")
+            tasks.create_task(self._joiner.run(), name="binance joiner")
             tasks.create_task(self._keep_up(), name="binance symbols")
             tasks.create_task(self._grow_old(), name="binance life")
 
     def leave(self) -> None:
         """End every subscription."""
         self._release([*self._held])
-
-    async def _join_for_ever(self) -> None:
-        await self._market.hub.began.wait()
-        while True:
-            await self._asked.wait()
-            while self._to_join:
-                subscription = next(iter(self._to_join))
-                del self._to_join[subscription]
-                with suppress(GivenUp):
-                    await subscription.join()
-            self._asked.clear()
 
     async def _keep_up(self) -> None:
         """Follow the instruments that come and go."""
@@ -116,7 +100,6 @@ class Session:
             version = registry.version
             for name, held in self._held.items():
                 self._subscribe(name, held)
-            self._asked.set()
             await registry.change(version)
 
     async def _grow_old(self) -> None:
@@ -124,14 +107,6 @@ class Session:
         self._outbox.announce_shutdown()
         await asyncio.sleep(NOTICE_SECONDS)
         self._outbox.retire()
-
-    def _count_message(self) -> None:
-        now = time.monotonic()
-        rate = MESSAGES_PER_SECOND
-        self._budget = min(rate, self._budget + (now - self._budget_at) * rate) - 1
-        self._budget_at = now
-        if self._budget < 0:
-            raise TooManyMessages
 
     def _carry_out(self, request: control.Request) -> str:
         match request:
@@ -171,7 +146,7 @@ class Session:
         for name in names:
             if held := self._held.pop(name, None):
                 for subscription in held.subscriptions.values():
-                    self._drop(subscription)
+                    self._joiner.drop(subscription)
 
     def _subscribe(self, name: str, held: Held) -> None:
         """Have a held stream subscribe to the instruments that it is of now."""
@@ -179,13 +154,13 @@ class Session:
             return
         instruments = {instrument.id: instrument for instrument in self._instruments(held.stream)}
         for gone in held.subscriptions.keys() - instruments.keys():
-            self._drop(held.subscriptions.pop(gone))
+            self._joiner.drop(held.subscriptions.pop(gone))
         for instrument in instruments.values():
             if instrument.id not in held.subscriptions:
                 subscription = self._subscription(name, held.stream, instrument)
                 subscription.since = held.since
                 held.subscriptions[instrument.id] = subscription
-                self._to_join[subscription] = None
+                self._joiner.add(subscription)
 
     def _subscription(self, name: str, stream: Stream, instrument: Instrument) -> Subscription:
         market, wishes = self._market, self._wishes
@@ -193,10 +168,6 @@ class Session:
         label = StreamLabel(name, None if stream.symbol else instrument.id)
         key = key_of(stream, instrument.id)
         return Subscription(market.hub, market.history, self._outbox, instrument, key, form, label)
-
-    def _drop(self, subscription: Subscription) -> None:
-        self._to_join.pop(subscription, None)
-        subscription.leave()
 
     def _instruments(self, stream: Stream) -> list[Instrument]:
         if stream.symbol is None:

@@ -18,10 +18,10 @@ from app.db import Pool, translated
 from app.errors import DatabaseRefused, DatabaseUnavailable
 from app.settings import Settings
 from app.stream import edge
+from app.stream.budget import TooManyMessages
 from app.stream.edge import Socket
 from app.stream.protocol import BadFrame, Close
 from app.stream.service import Stream
-from app.stream.session import TooManyMessages
 from app.stream.transport import connection_of
 
 POLICY_VIOLATION: Final = 1008

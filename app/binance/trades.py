@@ -31,7 +31,20 @@ async def oldest(conn: Connection, instrument: Instrument, start: datetime, end:
 
 
 async def from_id(conn: Connection, instrument: Instrument, first_id: int, limit: int) -> list[Trade]:
-    """The trades of the lowest ids from `first_id` on, none left out: who goes on after the last one misses nothing."""
+    """The trades of the lowest ids from `first_id` on, none left out: who goes on after the last one misses nothing.
+
+    They end before ids that are missing and may be fetched any moment: whoever fills his own gaps from here would
+    otherwise take those for lost.
+    """
+    async with conn.transaction():
+        # One moment's trades and gaps: a gap that opened or closed between the readings would be overlooked.
+        await conn.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        found = await _lowest(conn, instrument, first_id, limit)
+        beyond = await _gap_under_repair(conn, instrument, first_id)
+    return [one for one in found if beyond is None or one.trade_id < beyond]
+
+
+async def _lowest(conn: Connection, instrument: Instrument, first_id: int, limit: int) -> list[Trade]:
     place = await store.place_after_id(conn, instrument, first_id - 1)
     if place is None:
         return []
@@ -41,6 +54,14 @@ async def from_id(conn: Connection, instrument: Instrument, first_id: int, limit
         # A lower id than the page's last may lie behind its last time.
         found += await _behind(conn, instrument, found[-1], first_id, last_id)
     return sorted(found, key=_by_id)[:limit]
+
+
+async def _gap_under_repair(conn: Connection, instrument: Instrument, first_id: int) -> int | None:
+    values = {"instrument_id": instrument.id, "from_id": first_id}
+    async with conn.cursor(row_factory=scalar_row) as cursor:
+        await cursor.execute(_QUERIES["gap_under_repair"], values)
+        missing: int | None = await cursor.fetchone()
+    return missing
 
 
 async def _behind(conn: Connection, instrument: Instrument, last: Trade, from_id: int, to_id: int) -> list[Trade]:

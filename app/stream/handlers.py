@@ -7,10 +7,10 @@ from litestar import websocket
 from litestar.exceptions import WebSocketDisconnect
 
 from app.stream import edge
+from app.stream.budget import TooManyMessages
 from app.stream.edge import Socket
 from app.stream.protocol import MAX_MESSAGES_PER_SECOND, BadFrame, Close
 from app.stream.service import Stream
-from app.stream.session import TooManyMessages
 
 REASONS: Final = {Close.GOING_AWAY: "the server restarts", Close.SLOW_CONSUMER: "the client reads too slowly"}
 _log = structlog.get_logger()

@@ -1,9 +1,6 @@
 """One client's conversation: requests in, answers and subscriptions out into its outbox. Knows no web framework."""
 
-import asyncio
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
 
@@ -11,25 +8,21 @@ from app.errors import InvalidParameter, UnknownSymbol
 from app.market.model import Instrument
 from app.market.registry import Registry
 from app.stream import protocol
+from app.stream.budget import Budget
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
 from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
 from app.stream.protocol import BadRequest, encode
 from app.stream.subscriber import Subscriber
-from app.stream.subscription import GivenUp, Subscription
+from app.stream.subscription import Joiner, Subscription
 
 EVERY_SYMBOL: Final = ["*"]
-
-
-class TooManyMessages(Exception):
-    """The client sends more than the published rate; the connection closes with 4429."""
 
 
 class Session:
     """Owned by one connection, which feeds it frames one after another and calls `leave` at the end.
 
-    Requests are answered at once; subscriptions come to life one after another in `join_for_ever`, so that a long
-    replay holds up neither an answer nor its own end.
+    Requests are answered at once; subscriptions come to life in `join_for_ever`.
     """
 
     def __init__(self, hub: Hub, history: StoredHistory, registry: Registry, subscriber: Subscriber) -> None:
@@ -38,14 +31,12 @@ class Session:
         self._registry = registry
         self._subscriber = subscriber
         self._held: dict[Key, Subscription] = {}
-        self._to_join: dict[Key, Subscription] = {}
-        self._asked = asyncio.Event()
-        self._budget = float(protocol.MAX_MESSAGES_PER_SECOND)
-        self._budget_at = time.monotonic()
+        self._joiner = Joiner(hub)
+        self._budget = Budget(protocol.MAX_MESSAGES_PER_SECOND)
 
     def receive(self, frame: str) -> None:
         """Carry out one frame. Raises BadFrame and TooManyMessages, which end the connection."""
-        self._count_message()
+        self._budget.spend()
         try:
             self._carry_out(protocol.decode(frame))
         except BadRequest as error:
@@ -53,27 +44,12 @@ class Session:
 
     async def join_for_ever(self) -> None:
         """Bring subscriptions to life in the order they were asked for, until cancelled."""
-        await self._hub.began.wait()
-        while True:
-            await self._asked.wait()
-            while self._to_join:
-                subscription = self._to_join.pop(next(iter(self._to_join)))
-                with suppress(GivenUp):
-                    await subscription.join()
-            self._asked.clear()
+        await self._joiner.run()
 
     def leave(self) -> None:
         """End every subscription."""
         for key in list(self._held):
             self._drop(key)
-
-    def _count_message(self) -> None:
-        now = time.monotonic()
-        rate = protocol.MAX_MESSAGES_PER_SECOND
-        self._budget = min(rate, self._budget + (now - self._budget_at) * rate) - 1
-        self._budget_at = now
-        if self._budget < 0:
-            raise TooManyMessages
 
     def _carry_out(self, request: protocol.Request) -> None:
         match request:
@@ -107,8 +83,8 @@ class Session:
                 self._drop(key)
             subscription = Subscription(self._hub, self._history, self._subscriber, instrument, key)
             subscription.since = after_id
-            self._held[key] = self._to_join[key] = subscription
-        self._asked.set()
+            self._held[key] = subscription
+            self._joiner.add(subscription)
 
     def _since(self, request: protocol.Subscribe, instruments: list[Instrument]) -> dict[int, int]:
         if request.since and request.channel != "trades":
@@ -134,8 +110,7 @@ class Session:
         self._acknowledge(protocol.Unsubscribed, request, instruments)
 
     def _drop(self, key: Key) -> None:
-        self._to_join.pop(key, None)
-        self._held.pop(key).leave()
+        self._joiner.drop(self._held.pop(key))
 
     def _instruments(self, request: protocol.Subscribe | protocol.Unsubscribe) -> list[Instrument]:
         if request.symbols == EVERY_SYMBOL:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final, TypeVar, assert_never
 
@@ -184,3 +185,36 @@ class Subscription:
                 return taken
             if not self._wanted:
                 raise GivenUp
+
+
+class Joiner:
+    """Brings a client's subscriptions to life, one after another, in the order they were asked for.
+
+    So a long replay holds up neither an answer nor its own end.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._waiting: dict[Subscription, None] = {}
+        self._asked = asyncio.Event()
+
+    def add(self, subscription: Subscription) -> None:
+        self._waiting[subscription] = None
+        self._asked.set()
+
+    def drop(self, subscription: Subscription) -> None:
+        """End a subscription, whether or not it has come to life."""
+        self._waiting.pop(subscription, None)
+        subscription.leave()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await self._hub.began.wait()
+        while True:
+            await self._asked.wait()
+            while self._waiting:
+                subscription = next(iter(self._waiting))
+                del self._waiting[subscription]
+                with suppress(GivenUp):
+                    await subscription.join()
+            self._asked.clear()

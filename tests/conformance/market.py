@@ -153,8 +153,8 @@ def _past(instrument: InstrumentId, listed: Listed, now: datetime) -> Iterator[T
     scale = 10**listed.scale
     for n, age in enumerate(ages):
         time_us = to_micros(now - age)
-        price = Decimal(40_000 * scale + n * 7_919 % (900 * scale)) / scale
-        size = Decimal(n * 31 % 977 + 1) / 1000
+        price = Decimal(40_000 * scale + (n + 37 * instrument) * 7_919 % (900 * scale)) / scale
+        size = Decimal((n + instrument) * 31 % 977 + 1) / 1000
         trade_id = time_us if listed.feed == "quote" else 1_000 + n
         yield Tick(instrument, trade_id, time_us, price, size, _side(listed, n))
 
@@ -203,7 +203,7 @@ def served(database: Database, **environment: str) -> Iterator[str]:
             process.terminate()
             code = process.wait(PATIENCE)
             log.seek(0)
-            text = log.read()
+            print(text := log.read())
         assert ready, text
         assert code == 0, text
         assert not (found := [*_errors(text)]), "\n".join(found)

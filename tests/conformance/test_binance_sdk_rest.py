@@ -88,6 +88,14 @@ def traded(tick: Tick) -> tuple[Any, ...]:
     return tick.trade_id, *numbers, tick.time_us // 1000, tick.buyer_is_maker is not False, True
 
 
+def average(trades: list[Tick], since: int) -> str | None:
+    """The price of the trades from a millisecond on, weighted by their sizes."""
+    inside = [tick for tick in trades if tick.time_us >= since * 1000]
+    if not inside:
+        return None
+    return f"{sum(tick.size * tick.price for tick in inside) / sum(tick.size for tick in inside):.8f}"
+
+
 def test_ping_and_time_are_answered(client: Any) -> None:
     assert client.ping().data() is not None
     before = time.time_ns() // 1_000_000
@@ -198,12 +206,13 @@ def test_agg_trades_are_single_trades(client: Any, market: Market, listed: Liste
     assert ids(end_time=every[2].time_us // 1000 + 1) == wanted[:3]
 
 
-def test_avg_price_is_that_of_the_last_minutes_by_volume(client: Any, market: Market) -> None:
-    got = whole(client.avg_price(symbol=BTC.name).data())
+def test_avg_price_is_that_of_five_minutes_and_the_current_one_by_volume(client: Any, market: Market) -> None:
+    minute, got = settled(
+        lambda: client.time().data().server_time // 60_000, lambda: whole(client.avg_price(symbol=BTC.name).data())
+    )
     last = market.trades[BTC][-1]
     assert (got.mins, got.close_time) == (5, last.time_us // 1000)
-    prices = [tick.price for tick in market.trades[BTC]]
-    assert min(prices) <= float(got.price) <= max(prices)
+    assert got.price == (average(market.trades[BTC], (minute - 5) * 60_000) or plain(last.price))
 
 
 @pytest.mark.parametrize("listed", NATIVE, ids=lambda listed: listed.native)
@@ -228,8 +237,7 @@ def test_ticker24hr_is_the_native_ticker(client: Any, market: Market, listed: Li
     before = [tick for tick in market.trades[listed] if tick.time_us < full.open_time * 1000]
     assert (full.first_id, full.last_id) == (inside[0].trade_id, inside[-1].trade_id)
     assert (full.prev_close_price, full.last_qty) == (plain(before[-1].price), plain(inside[-1].size))
-    volume, turnover = sum(tick.size for tick in inside), sum(tick.size * tick.price for tick in inside)
-    assert full.weighted_avg_price == f"{turnover / volume:.8f}"
+    assert full.weighted_avg_price == average(inside, 0)
 
 
 def test_tickers_of_several_come_as_a_list(client: Any, market: Market) -> None:

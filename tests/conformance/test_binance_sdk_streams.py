@@ -16,7 +16,7 @@ from app.market.model import Tick, plain
 from tests.conformance.market import BTC, ETH, KRAKEN_ETH, PATIENCE, TEA, Listed, Market, kline_of, settled
 from tests.conformance.sdk import whole, without_complaint
 
-OF_EVERY_SOURCE = pytest.mark.parametrize("listed", [ETH, KRAKEN_ETH, TEA], ids=lambda listed: listed.native)
+NAMED_OTHERWISE = pytest.mark.parametrize("listed", [KRAKEN_ETH, TEA], ids=lambda listed: listed.native)
 
 
 class Followed:
@@ -77,7 +77,7 @@ def traded(listed: Listed, tick: Tick) -> tuple[Any, ...]:
     return tick.trade_id, listed.name, plain(tick.price), plain(tick.size), tick.time_us // 1000, maker, True
 
 
-@OF_EVERY_SOURCE
+@NAMED_OTHERWISE
 async def test_trade_and_agg_trade_tell_each_trade_once_in_order(client: Any, market: Market, listed: Listed) -> None:
     singles = Followed(await client.trade(symbol=listed.name))
     aggregates = Followed(await client.agg_trade(symbol=listed.name.lower()))
@@ -105,7 +105,7 @@ async def native(market: Market, listed: Listed, event: Any) -> list[Any]:
     return [*kline_of(candle)[1:], *(candle[name] for name in more)]
 
 
-@OF_EVERY_SOURCE
+@NAMED_OTHERWISE
 async def test_kline_is_the_native_candle(client: Any, market: Market, listed: Listed) -> None:
     stream = Followed(await client.kline(symbol=listed.name, interval=KlineIntervalEnum("1h").value))
     await first(market, listed, stream)
@@ -141,7 +141,7 @@ async def test_kline_with_an_offset_is_cut_by_its_clock(client: Any, market: Mar
         assert numbers(event)[:9] == [*row[1:6], *row[7:11]]
 
 
-@OF_EVERY_SOURCE
+@NAMED_OTHERWISE
 async def test_ticker_is_the_native_ticker(client: Any, market: Market, listed: Listed) -> None:
     tickers = Followed(await client.ticker(symbol=listed.name))
     minis = Followed(await client.mini_ticker(symbol=listed.name))
@@ -177,7 +177,7 @@ async def test_all_mini_ticker_tells_of_those_that_traded(client: Any, market: M
     assert BTC.name not in told
 
 
-@OF_EVERY_SOURCE
+@NAMED_OTHERWISE
 async def test_avg_price_is_that_of_rest(client: Any, market: Market, listed: Listed) -> None:
     stream = Followed(await client.avg_price(symbol=listed.name))
     await first(market, listed, stream)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import ccxt
 import ccxt.pro
 import pytest
 
@@ -11,7 +12,7 @@ from tests.conformance.market import BTC, ETH, KRAKEN_ETH, PATIENCE, TEA, Listed
 from tests.conformance.unified import configured, told, traded
 from tests.integration.stream_harness import eventually
 
-LIVE = pytest.mark.parametrize("listed", [ETH, KRAKEN_ETH, TEA], ids=lambda listed: listed.native)
+NAMED_OTHERWISE = pytest.mark.parametrize("listed", [KRAKEN_ETH, TEA], ids=lambda listed: listed.native)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ async def until(seen: Any, ask: Any) -> Any:
     return answer
 
 
-@LIVE
+@NAMED_OTHERWISE
 @pytest.mark.parametrize("name", ["trade", "aggTrade"])
 async def test_watch_trades_tells_each_trade_once_in_order(
     client: Any, market: Market, listed: Listed, name: str
@@ -103,7 +104,7 @@ FULL = {**TICKER, "change": "change", "percentage": "change_percent", "bid": "la
 
 
 @pytest.mark.parametrize(("name", "names"), [("miniTicker", TICKER), ("ticker", FULL)])
-@LIVE
+@NAMED_OTHERWISE
 async def test_watch_ticker_is_the_native_one(
     client: Any, market: Market, listed: Listed, name: str, names: dict[str, str]
 ) -> None:
@@ -145,3 +146,10 @@ async def test_unwatch_is_answered_and_the_connection_goes_on(client: Any, marke
         await client.un_watch_trades(ETH.unified)
     trades = await first(market, ETH, client.watch_trades(ETH.unified))
     assert told(trades[-1]) in [traded(tick) for tick in market.trades[ETH]]
+
+
+async def test_watch_of_what_there_is_not_is_refused_and_the_connection_goes_on(client: Any, market: Market) -> None:
+    async with asyncio.timeout(PATIENCE):
+        with pytest.raises(ccxt.ExchangeError, match="there is no stream 'ethusdt@bookTicker'"):
+            await client.watch_bids_asks([ETH.unified])
+    assert await first(market, ETH, client.watch_trades(ETH.unified))

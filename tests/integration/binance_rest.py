@@ -30,8 +30,3 @@ async def refusal(rest: Rest, call: str, **query: Any) -> tuple[int, str]:
     assert answer.status == 400, (call, query, answer)
     assert list(answer.json) == ["code", "msg"]
     return answer.json["code"], answer.json["msg"]
-
-
-async def used(rest: Rest) -> int:
-    """The weight used before this request, which costs 1."""
-    return int((await ask(rest, "ping")).headers[USED]) - 1

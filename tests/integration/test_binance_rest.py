@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.binance.handlers import CALLS
 from app.market.intervals import Interval
 from app.market.model import EXACT, MICROSECOND, Candle, Instrument, Tick, to_micros
 from tests.databases import Database
@@ -105,6 +106,27 @@ async def test_exchange_info_lists_all_instruments_by_names_that_are_unique(any_
             assert [one["symbol"] for one in symbols] == found, query
         [one] = (await get(rest, "exchangeInfo", symbol="BEER", showPermissionSets="false"))["symbols"]
         assert one["permissionSets"] == []
+
+
+async def test_answers_have_the_form_that_the_openapi_document_tells(
+    any_database: Database, instrument: Instrument, rest: Rest
+) -> None:
+    await store(any_database, [tick(instrument, 1), tick(instrument, 2, now())], quiet=True)
+    for call in CALLS:
+        fit = {"symbol": "BTCUSDT", "interval": "1m"}
+        query = {name: value for name, value in fit.items() if name in call.allowed}
+        answer = await get(rest, call.name, **query)
+        assert answer or call.name == "ping"
+        msgspec.convert(answer, call.answer)
+        if "symbols" in call.allowed:
+            msgspec.convert(await get(rest, call.name, symbols='["BTCUSDT"]'), call.answer)
+    paths = (await rest.ask("/schema/openapi.json")).json["paths"]
+    assert {path for path in paths if path.startswith("/api/v3")} == {f"/api/v3/{call.name}" for call in CALLS}
+    for call in CALLS:
+        [(method, told)] = paths[f"/api/v3/{call.name}"].items()
+        assert method == "get"
+        assert {one["name"] for one in told.get("parameters", ()) if one["in"] == "query"} == call.allowed
+        assert {*told["responses"]} == {"200", "400", "429", "503"}
 
 
 # Klines

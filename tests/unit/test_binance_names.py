@@ -67,20 +67,33 @@ def test_anything_else_is_no_symbol(name: str) -> None:
 
 def test_base_and_quote_spell_the_name_of_a_pair() -> None:
     made = names(BINANCE, COINBASE, COINBASE_TOO)
-    assert [made.assets(one) for one in (BINANCE, COINBASE, COINBASE_TOO)] == [
+    assert [made.assets_of(one) for one in (BINANCE, COINBASE, COINBASE_TOO)] == [
         ("BTC", "USD"),
         ("COINBASE.BTC", "USD"),
         ("COINBASE.BTC.7", "USD"),
     ]
 
 
+def test_base_and_quote_are_unique_though_the_tickers_differ() -> None:
+    """Clients name a market by them: of two that are alike they would know one, and take its prices for the other's."""
+    other = instrument(3, "KRAKEN:XBT/USD", "BTC", "USD")
+    made = names(BINANCE, other, instrument(4, "SHOP:BTC", None, "USD"), instrument(5, "SIM:BTC-USDT", "BTC", "USDT"))
+    told = {name: made.assets_of(one) for name, one in made.all}
+    assert told == {
+        "BTCUSD": ("BTC", "USD"),
+        "XBTUSD": ("KRAKEN.BTC", "USD"),
+        "BTC": ("SHOP.BTC", "USD"),
+        "BTCUSDT": ("BTC", "USDT"),
+    }
+
+
 def test_unknown_base_is_the_name_and_unknown_quote_no_currency() -> None:
     taken = instrument(3, "KRAKEN:BTCUSD", None, "USD")
     twin = instrument(4, "TWIN:TWIN", "TWIN", "USD")
     made = names(BINANCE, taken, twin, instrument(5, "TWINS:TWIN", "TWIN", "USD"), BEER)
-    assert made.assets(BEER) == ("BEER05L", "XXX")
-    assert made.assets(taken) == ("KRAKEN.BTCUSD", "USD")
-    assert made.assets(twin) == ("TWIN", "USD")
+    assert made.assets_of(BEER) == ("BEER05L", "XXX")
+    assert made.assets_of(taken) == ("KRAKEN.BTCUSD", "USD")
+    assert made.assets_of(twin) == ("TWIN", "USD")
 
 
 _tickers = st.from_regex(r"[AB1][AB1._/-]{0,3}", fullmatch=True)
@@ -91,7 +104,11 @@ _symbols = st.lists(st.tuples(st.sampled_from(["A", "B", "A_B"]), _tickers), uni
 def test_names_are_unique_and_never_come_to_mean_another_instrument(
     symbols: list[tuple[str, str]], data: st.DataObject
 ) -> None:
-    everyone = [instrument(number, f"{source}:{ticker}") for number, (source, ticker) in enumerate(symbols, 1)]
+    bases = data.draw(st.lists(st.sampled_from([None, "A", "B", "A.1"]), min_size=12, max_size=12))
+    everyone = [
+        instrument(number, f"{source}:{ticker}", base, "USD")
+        for number, ((source, ticker), base) in enumerate(zip(symbols, bases, strict=False), 1)
+    ]
     registry = Registry()
     registry.replace([])
     made = Names(registry)
@@ -102,6 +119,7 @@ def test_names_are_unique_and_never_come_to_mean_another_instrument(
         assert set(map(id, known.values())) == set(map(id, everyone[:count]))
         assert meant.items() <= known.items()
         meant = known
+        assert len({made.assets_of(one) for one in known.values()}) == count
         for name, one in known.items():
             assert made.find(name) is one
             assert made.name_of(one) == name

@@ -16,10 +16,11 @@ from app.binance.session import MAX_FRAME_BYTES, Market, Session
 from app.binance.wishes import wishes
 from app.market.model import Instrument
 from app.market.registry import Registry
+from app.stream import budget
+from app.stream.budget import TooManyMessages
 from app.stream.hub import Hub
 from app.stream.protocol import BadFrame, Close
 from app.stream.ranges import IdRange
-from app.stream.session import TooManyMessages
 from tests.unit.stream_table import START, Table, instrument, tick
 
 DAY = 86_400.0
@@ -256,7 +257,7 @@ async def test_messages_beyond_five_a_second_end_the_connection() -> None:
     async with talk() as t:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session_module, "MESSAGES_PER_SECOND", 5)
-            patch.setattr(session_module.time, "monotonic", lambda: now)
+            patch.setattr(budget.time, "monotonic", lambda: now)
             fresh = Session(t.floor.market, t.outbox, wishes("/ws", ""), DAY)
             for _ in range(4):
                 fresh.receive('{"method":"LIST_SUBSCRIPTIONS","id":1}')

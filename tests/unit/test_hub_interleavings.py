@@ -215,7 +215,7 @@ class World:
             for peer in self.peers:
                 peer.read(self.table, 100)
             await asyncio.sleep(0)
-            joining = any(peer.session._to_join for peer in self.peers) or any(t.joining for t in self.hub.topics)
+            joining = any(peer.session._joiner._waiting for peer in self.peers) or any(t.joining for t in self.hub.topics)
             quiet = 0 if joining or self.hub._work.is_set() else quiet + 1
         for peer in self.peers:
             peer.settle(self.table, self.forgiven)

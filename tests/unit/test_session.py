@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from app.market.registry import Registry
-from app.stream import protocol
-from app.stream import session as session_module
+from app.stream import budget, protocol
+from app.stream.budget import TooManyMessages
 from app.stream.hub import Hub
-from app.stream.session import Session, TooManyMessages
+from app.stream.session import Session
 from app.stream.subscriber import Subscriber
 from tests.unit.stream_table import Table, instrument, tick
 
@@ -65,7 +65,7 @@ async def talk(instruments: int = 2, *, live: bool = True) -> AsyncIterator[Talk
 
 async def test_messages_beyond_ten_a_second_end_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(session_module.time, "monotonic", lambda: now)
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now)
     async with talk() as t:
         for _ in range(10):
             t.say("ping")
