@@ -243,7 +243,8 @@ def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OperatorError when the port is taken or the address is not ours."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # The protocol is named, for asyncio switches delays off for TCP alone.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if NOTSENT_LOWAT:
             # Connections inherit it: what a client does not read waits with us, is bounded, conflated, and noticed.

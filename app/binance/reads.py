@@ -12,7 +12,7 @@ from app.binance.wire.figures import ZERO
 from app.binance.wire.parameters import Parameters
 from app.binance.wire.rows import Row
 from app.binance.wire.weights import MAX_SYMBOLS
-from app.market import store
+from app.market import store, tickers
 from app.market.intervals import Interval, next_bucket
 from app.market.model import (
     AVERAGE,
@@ -149,7 +149,7 @@ def _span(given: Parameters) -> tuple[datetime | None, datetime | None]:
 async def average_price(asked: Asked) -> Row:
     """Over the current minute and the five before it, weighted by volume; the last price where nothing traded."""
     instrument = asked.instrument
-    ticker = (await store.tickers(asked.conn, [instrument], window_start(asked.now, AVERAGE))).get(instrument.id)
+    ticker = (await tickers.windows(asked.conn, [instrument], window_start(asked.now, AVERAGE))).get(instrument.id)
     if ticker is None:
         return rows.average_row(ZERO, 0, asked.unit)
     return rows.average_row(ticker.average, to_micros(ticker.time), asked.unit)
@@ -177,14 +177,14 @@ def _type(asked: Asked) -> str:
 async def price(asked: Asked) -> Row | list[Row]:
     """The price of the last trade. Of several symbols, those that have never traded are left out."""
     chosen = _choose(asked)
-    last = await store.last_trades(asked.conn, chosen.instruments)
+    last = await tickers.last_trades(asked.conn, chosen.instruments)
     return _told(chosen, last, lambda name, one: rows.price_row(name, one.price if one else ZERO))
 
 
 async def book(asked: Asked) -> Row | list[Row]:
     """There is no order book: bid and ask stand at the last price, and offer nothing."""
     chosen = _choose(asked)
-    last = await store.last_trades(asked.conn, chosen.instruments)
+    last = await tickers.last_trades(asked.conn, chosen.instruments)
     return _told(chosen, last, lambda name, one: rows.book_row(name, one.price if one else None))
 
 
@@ -224,7 +224,7 @@ def _state_of(instrument: Instrument) -> str:
 async def _tickers(
     asked: Asked, chosen: _Choice, start: datetime, row: Callable[[str, Ticker | None, int, int, int], Row]
 ) -> Row | list[Row]:
-    found = await store.tickers(asked.conn, chosen.instruments, start)
+    found = await tickers.windows(asked.conn, chosen.instruments, start)
     span = to_micros(start), asked.now_us, asked.unit
     return _told(chosen, found, lambda name, ticker: row(name, ticker, *span))
 

@@ -18,7 +18,7 @@ from litestar.params import JSONBody, PathParameter, QueryParameter
 
 from app.db import Pool, translated
 from app.errors import InvalidParameter, NothingThere, UnknownSymbol
-from app.market import parameters, store
+from app.market import parameters, store, tickers
 from app.market.filling import filled, flat
 from app.market.guard import administrator
 from app.market.intervals import Interval, bucket_of, next_bucket
@@ -228,7 +228,7 @@ async def ticker(registry: NamedDependency[Registry], pool: NamedDependency[Pool
     instrument = registry.find(symbol)
     with translated():
         async with pool.connection() as conn:
-            found = await store.ticker(conn, instrument, datetime.now(UTC))
+            found = await tickers.day(conn, instrument, datetime.now(UTC))
     if found is None:
         raise NothingThere(f"{instrument.symbol} has not traded yet")
     return TickerView(**msgspec.structs.asdict(found), symbol=instrument.symbol)

@@ -1,4 +1,4 @@
-"""The ticker's 24 hours, rolling by the minute, exactly as `app.market.store.tickers` computes them. Pure."""
+"""The ticker's 24 hours, rolling by the minute, exactly as `app.market.tickers.windows` computes them. Pure."""
 
 from collections import deque
 from collections.abc import Iterable

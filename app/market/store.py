@@ -7,8 +7,6 @@ and exclude their end.
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
-from decimal import Decimal
-from itertools import pairwise
 from typing import Any, Final, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -25,12 +23,7 @@ from app.market.model import (
     Candle,
     Feed,
     Instrument,
-    InstrumentId,
-    Ticker,
     Trade,
-    change_of,
-    day_start,
-    quiet_ticker,
     side_of,
 )
 
@@ -292,10 +285,11 @@ async def trades_after(
 async def _trades(conn: Connection, name: str, instrument: Instrument, values: dict[str, Any]) -> list[Trade]:
     async with conn.cursor() as cursor:
         await cursor.execute(_QUERIES[name], {"instrument_id": instrument.id, **values})
-        return [_trade(row) for row in await cursor.fetchall()]
+        return [read_trade(row) for row in await cursor.fetchall()]
 
 
-def _trade(row: Sequence[Any]) -> Trade:
+def read_trade(row: Sequence[Any]) -> Trade:
+    """A trade out of the columns of ticks, in the order of the queries."""
     trade_id, time, price, size, maker = row
     return Trade(trade_id, time, price, size, side_of(maker))
 
@@ -323,71 +317,6 @@ async def price_at(conn: Connection, instrument: Instrument, at: datetime) -> Tr
     """The last trade at or before a time."""
     found = await trades_before(conn, instrument, Place(at + MICROSECOND, NO_ID), ALWAYS, 1)
     return found[0] if found else None
-
-
-async def ticker(conn: Connection, instrument: Instrument, now: datetime) -> Ticker | None:
-    """The last 24 hours, or None where the instrument has never traded."""
-    return (await tickers(conn, [instrument], day_start(now))).get(instrument.id)
-
-
-async def tickers(conn: Connection, instruments: Sequence[Instrument], start: datetime) -> dict[InstrumentId, Ticker]:
-    """The window since the start of a minute; instruments that never traded, or keep no tick, are absent."""
-    ids = [instrument.id for instrument in instruments]
-    hour = bucket_of(start + HOUR - MICROSECOND, Interval.H1)
-    cursor = await conn.execute(_QUERIES["windows"], {"ids": ids, "start": start, "hour": hour})
-    rows = await cursor.fetchall()
-    before = start - HOUR
-    previous = await _newest(conn, "newest_closes", ids, [start, before, bucket_of(before, Interval.D1)])
-    found = {row[0]: _ticker(row, *previous.get(row[0], [None])) for row in rows}
-    quiet = [instrument for instrument in instruments if instrument.id not in found and instrument.id in previous]
-    for of, trade in (await last_trades(conn, quiet)).items():
-        found[of] = quiet_ticker(trade.time, previous[of][0], trade.size)
-    return found
-
-
-def _ticker(row: Sequence[Any], previous: str | None) -> Ticker:
-    _, time, size, first, high, low, last, volume, quote_volume, trades, first_id, last_id = row
-    change = change_of(Decimal(first), Decimal(last))
-    return Ticker(
-        time, last, first, high, low, *change, volume, quote_volume, trades, size, previous, first_id, last_id
-    )
-
-
-async def last_trades(conn: Connection, instruments: Sequence[Instrument]) -> dict[InstrumentId, Trade]:
-    """The last trade by time of each instrument that has any."""
-    yesterday = bucket_of(datetime.now(UTC), Interval.D1) - DAY
-    ids = [instrument.id for instrument in instruments]
-    found = await _newest(conn, "newest_ticks", ids, [NEVER, yesterday])
-    return {of: _trade(row) for of, row in found.items()}
-
-
-async def _newest(
-    conn: Connection, name: str, ids: Sequence[InstrumentId], edges: Sequence[datetime]
-) -> dict[InstrumentId, Sequence[Any]]:
-    """The newest row of each instrument before the first edge, however old.
-
-    Looked for between the edges, which descend to the start of a day, and then in the newest day of candles before: a
-    query for each such day, since a read over all time makes the server plan for every partition.
-    """
-    found: dict[InstrumentId, Sequence[Any]] = {}
-    for end, start in pairwise(edges):
-        found |= await _of_each(conn, name, [of for of in ids if of not in found], start, end)
-    missing = [of for of in ids if of not in found]
-    days: dict[datetime, list[InstrumentId]] = {}
-    for of, (day,) in (await _of_each(conn, "newest_days", missing, ALWAYS, edges[-1])).items():
-        days.setdefault(day, []).append(of)
-    for day, group in days.items():
-        found |= await _of_each(conn, name, group, day, day + DAY)
-    return found
-
-
-async def _of_each(
-    conn: Connection, name: str, ids: Sequence[InstrumentId], start: datetime, end: datetime
-) -> dict[InstrumentId, Sequence[Any]]:
-    if not ids:
-        return {}
-    cursor = await conn.execute(_QUERIES[name], {"ids": ids, "start": start, "end": end})
-    return {of: columns for of, *columns in await cursor.fetchall()}
 
 
 class Gap(msgspec.Struct, frozen=True):

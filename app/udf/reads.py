@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from app.errors import InvalidParameter
-from app.market import store
+from app.market import store, tickers
 from app.market.model import Candle, Instrument, Ticker, day_start, to_micros
 from app.market.registry import Registry
 from app.market.store import ALWAYS, Connection, Range
@@ -70,12 +70,12 @@ async def quotes(conn: Connection, registry: Registry, names: Sequence[str], now
             continue
         if instrument:
             found[name] = instrument
-    tickers = await store.tickers(conn, [*{i.id: i for i in found.values()}.values()], day_start(now))
+    told = await tickers.windows(conn, [*{i.id: i for i in found.values()}.values()], day_start(now))
 
     def quote(name: str) -> Quote:
         if (instrument := found.get(name)) is None:
             return Quote("error", name, QuoteValues(), problems.get(name, "unknown_symbol"))
-        if (ticker := tickers.get(instrument.id)) is None:
+        if (ticker := told.get(instrument.id)) is None:
             return Quote("error", name, QuoteValues(), f"{instrument.symbol} has not traded yet")
         return Quote("ok", name, _values(instrument, ticker))
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-import pytest
 from pydantic import BaseModel
 
 _NOT_PUBLISHED: Final = frozenset({"price_exponent", "qty_exponent", "sors", "count"})
@@ -37,10 +36,22 @@ def _fields(model: BaseModel) -> list[tuple[str, Any]]:
     return [(name, getattr(model, name)) for name in type(model).model_fields if name != "additional_properties"]
 
 
+class _Complaints(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
 @contextmanager
-def without_complaint(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def without_complaint() -> Iterator[None]:
     """No answer had to be read otherwise than its model says."""
-    with caplog.at_level(logging.WARNING):
+    complaints = _Complaints()
+    logging.getLogger().addHandler(complaints)
+    try:
         yield
-    complaints = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert not complaints
+    finally:
+        logging.getLogger().removeHandler(complaints)
+    assert not complaints.texts

@@ -45,8 +45,8 @@ def configured(market: Market, **options: Any) -> Any:
 
 
 @pytest.fixture
-def client(market: Market, caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
-    with without_complaint(caplog):
+def client(market: Market) -> Iterator[Any]:
+    with without_complaint():
         yield configured(market)
 
 
@@ -158,11 +158,9 @@ def test_klines_of_another_time_zone_are_cut_by_its_clock(client: Any, market: M
         assert got == rows(market, BTC, interval, timedelta(minutes=minutes))[-500:], interval
 
 
-def test_klines_of_a_range_in_microseconds_are_told_in_microseconds(
-    market: Market, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_klines_of_a_range_in_microseconds_are_told_in_microseconds(market: Market) -> None:
     first, *_, last = wanted = rows(market, BTC, "15m")[10:20]
-    with without_complaint(caplog):
+    with without_complaint():
         got = configured(market, time_unit="MICROSECOND").klines(
             symbol=BTC.name, interval=KlinesIntervalEnum("15m"), start_time=first[0] * 1000, end_time=last[0] * 1000
         )
@@ -286,8 +284,8 @@ def test_errors_have_the_published_codes(client: Any) -> None:
     assert caught.value.status_code == -1128
 
 
-def test_weight_is_told_and_above_the_limit_refused(databases: Databases, caplog: pytest.LogCaptureFixture) -> None:
-    with opened(databases, TICKWICK_REQUEST_WEIGHT="60") as market, without_complaint(caplog):
+def test_weight_is_told_and_above_the_limit_refused(databases: Databases) -> None:
+    with opened(databases, TICKWICK_REQUEST_WEIGHT="60") as market, without_complaint():
         client = configured(market)
         first, second = (client.get_trades(symbol=BTC.name).rate_limits[0].count for _ in range(2))
         assert (first, second) == (25, 50)

@@ -49,12 +49,10 @@ async def connected(market: Market, **options: Any) -> AsyncIterator[Any]:
 
 
 @pytest.fixture
-async def client(
-    market: Market, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Any]:
+async def client(market: Market, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
     # As quick as five messages a second allow.
     monkeypatch.setattr(binance_common.websocket, "SUBSCRIBE_MESSAGE_DELAY_SECONDS", 0.21)
-    with without_complaint(caplog):
+    with without_complaint():
         async with connected(market) as made:
             yield made
 
@@ -188,8 +186,8 @@ async def test_avg_price_is_that_of_rest(client: Any, market: Market, listed: Li
     assert (event.e, event.s, event.i, event.w) == ("avgPrice", listed.name, "5m", rest["price"])
 
 
-async def test_streams_in_microseconds_tell_times_whole(market: Market, caplog: pytest.LogCaptureFixture) -> None:
-    with without_complaint(caplog):
+async def test_streams_in_microseconds_tell_times_whole(market: Market) -> None:
+    with without_complaint():
         async with connected(market, time_unit=TimeUnit.MICROSECOND) as client:
             event = await first(market, ETH, Followed(await client.trade(symbol=ETH.name)))
     assert event.T in [tick.time_us for tick in market.trades[ETH]]

@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from app import db
-from app.market import store
+from app.market import store, tickers
 from app.market.intervals import Interval
 from app.market.model import Instrument
 from app.market.store import ALWAYS, NEVER, NO_ID, Place, Range
@@ -66,13 +66,13 @@ async def price_then(conn: store.Connection, instrument: Instrument, now: dateti
 
 
 async def ticker(conn: store.Connection, instrument: Instrument, now: datetime) -> Any:
-    found = await store.ticker(conn, instrument, now)
+    found = await tickers.day(conn, instrument, now)
     assert found is not None
     return [found] * LIMIT
 
 
 async def last_trades(conn: store.Connection, instrument: Instrument, now: datetime) -> Any:
-    found = await store.last_trades(conn, [instrument])
+    found = await tickers.last_trades(conn, [instrument])
     return [found[instrument.id]] * LIMIT
 
 

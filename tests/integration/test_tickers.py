@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app import db
-from app.market import store
+from app.market import store, tickers
 from app.market.intervals import Interval
 from app.market.model import AVERAGE, Instrument, Tick, Ticker, day_start, window_start
 from app.market.rolling import RollingDay
@@ -49,9 +49,9 @@ def _moved(one: Tick) -> Tick:
     return Tick(one.instrument_id, one.trade_id, 0, one.price, one.size, one.buyer_is_maker)
 
 
-async def tickers(database: Database, instruments: Sequence[Instrument], start: datetime) -> dict[Any, Ticker]:
+async def windows(database: Database, instruments: Sequence[Instrument], start: datetime) -> dict[Any, Ticker]:
     async with await db.connect(database.app, "test", numerics_as_text=True) as conn:
-        return await store.tickers(conn, instruments, start)
+        return await tickers.windows(conn, instruments, start)
 
 
 async def streamed(database: Database, instrument: Instrument, now: datetime) -> tuple[Ticker | None, str | None]:
@@ -84,13 +84,13 @@ async def test_tickers_of_every_window_are_reckoned_from_their_ticks(database: D
     instruments = [busy, rare, quiet, never]
     for window in WINDOWS:
         start = window_start(now, window)
-        found = await tickers(database, instruments, start)
+        found = await windows(database, instruments, start)
         assert found == {of: reckoned(own, start) for of, own in ticks.items()}, window
-        assert {of: await tickers(database, [of], start) for of in instruments} == {
+        assert {of: await windows(database, [of], start) for of in instruments} == {
             of: {of.id: found[of.id]} if of.id in found else {} for of in instruments
         }
     async with await db.connect(database.app, "test", numerics_as_text=True) as conn:
-        last = await store.last_trades(conn, instruments)
+        last = await tickers.last_trades(conn, instruments)
         for of in (busy, rare, quiet):
             assert last[of.id] == await store.price_at(conn, of, store.NEVER)
     assert last.keys() == ticks.keys()
@@ -111,20 +111,20 @@ async def test_stream_resumed_from_the_database_tells_the_same_ticker_and_averag
         await write(database, ticks, quiet=True)
         await settle(database)
         run_policies(database)
-        ticker = (await tickers(database, [instrument], day_start(now))).get(instrument.id)
-        average = (await tickers(database, [instrument], window_start(now, AVERAGE))).get(instrument.id)
+        ticker = (await windows(database, [instrument], day_start(now))).get(instrument.id)
+        average = (await windows(database, [instrument], window_start(now, AVERAGE))).get(instrument.id)
         assert await streamed(database, instrument, now) == (ticker, average.average if average else None), name
 
 
 async def test_tickers_of_nothing_are_none(any_database: Database) -> None:
-    assert await tickers(any_database, [], datetime(2026, 3, 2, tzinfo=UTC)) == {}
+    assert await windows(any_database, [], datetime(2026, 3, 2, tzinfo=UTC)) == {}
 
 
 async def test_ticker_in_which_only_quotes_came_averages_to_the_last_price(any_database: Database) -> None:
     now = datetime.now(UTC)
     instrument = await add_instrument(any_database, feed="quote", contiguous_ids=False)
     await write(any_database, [tick(instrument, i, now - MINUTE / i, f"{i}.10", "0") for i in (2, 3)])
-    found = (await tickers(any_database, [instrument], day_start(now)))[instrument.id]
+    found = (await windows(any_database, [instrument], day_start(now)))[instrument.id]
     assert (found.volume, found.average, found.trades) == ("0", "3.10", 2)
 
 

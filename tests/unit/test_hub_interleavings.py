@@ -215,7 +215,8 @@ class World:
             for peer in self.peers:
                 peer.read(self.table, 100)
             await asyncio.sleep(0)
-            joining = any(peer.session._joiner._waiting for peer in self.peers) or any(t.joining for t in self.hub.topics)
+            waiting = any(peer.session._joiner._waiting for peer in self.peers)
+            joining = waiting or any(topic.joining for topic in self.hub.topics)
             quiet = 0 if joining or self.hub._work.is_set() else quiet + 1
         for peer in self.peers:
             peer.settle(self.table, self.forgiven)

@@ -19,7 +19,7 @@ HOUR = 3600.0
 
 
 def from_nothing(own: Sequence[Tick], now: datetime) -> Ticker | None:
-    """As `app.market.store.tickers` computes it: all ticks since `day_start`, and the newest minute before it."""
+    """As `app.market.tickers.windows` computes it: all ticks since `day_start`, and the newest minute before it."""
     if not own:
         return None
     last = max(own, key=lambda one: (one.time_us, one.trade_id))
