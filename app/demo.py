@@ -171,9 +171,14 @@ class _Demo:
         ws = address.replace("http", "ws", 1)
         python = sys.executable
         self._out.print(f"\n[bold green]Tickwick is up[/] after {seconds:.1f} s\n")
-        self._out.print(
-            f"  page       {address}/\n  API docs   {address}/schema\n  metrics    {address}/metrics\n", soft_wrap=True
-        )
+        for line in (
+            f"  page         {address}/",
+            f"  API docs     {address}/schema",
+            f"  as Binance   {address}/api/v3, {ws}/ws, {ws}/stream",
+            f"  TradingView  {address}/udf",
+            f"  metrics      {address}/metrics\n",
+        ):
+            self._out.print(line, soft_wrap=True)
         self._out.print("Try:\n", soft_wrap=True)
         for line in (
             f"  curl '{address}/api/v1/candles/{first}?interval=1m&limit=3'",
