@@ -18,6 +18,8 @@ from app.cli.console import LOGGING, load, out, run, settings_options
     "stream_flush_ms",
     "heartbeat_s",
     "outbox_bytes",
+    "request_weight",
+    "connection_limit",
     "admin_token",
     *LOGGING,
 )
