@@ -1,7 +1,7 @@
 """What all topics have in common: who listens, who has yet to be told, and whether the past is being read. No I/O."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -53,12 +53,22 @@ class Topic:
         return {outlet.subscriber for outlet in chain(*self.audiences.values())}
 
 
-class PacedTopic(Topic):
-    """Keeps in mind to which forms its newest state has yet to be told."""
+class ReadingTopic(Topic):
+    """A topic whose state is read from the database, and of which each form tells the newest at its own pace."""
 
     def __init__(self, instrument: Instrument) -> None:
         super().__init__(instrument)
+        self.reading = Reading()
         self._untold: set[Form] = set()
+        """To whom the newest has yet to be told."""
+        self._known = -1
+        """The last trade id that the reading held, which may be ahead of what was notified."""
+
+    def _unknown(self, ticks: Sequence[Tick]) -> Sequence[Tick]:
+        """Of ascending ticks, those that the reading did not hold. What is committed is read, told or not."""
+        if ticks and ticks[0].trade_id <= self._known:
+            return [tick for tick in ticks if tick.trade_id > self._known]
+        return ticks
 
     def _change(self) -> None:
         self._untold.update(self.audiences)

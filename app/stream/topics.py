@@ -14,7 +14,7 @@ from app.stream.form import Form, Gap, TradesNews, written
 from app.stream.keys import CandlesKey, TickerKey, TradesKey
 from app.stream.ranges import IdRanges
 from app.stream.subscriber import Batch, Chunk, Outlet
-from app.stream.topic import Beat, PacedTopic, Reading, Topic
+from app.stream.topic import Beat, ReadingTopic, Topic
 
 RING: Final = 4_096
 CHUNK_EVENTS: Final = 256
@@ -139,24 +139,23 @@ class Reset(NamedTuple):
 CandlesNews = Closed | Corrected | Reset
 
 
-class CandlesTopic(PacedTopic):
+class CandlesTopic(ReadingTopic):
     """The open candle of one instrument, interval and time zone, and what closes or corrects candles before it."""
 
     def __init__(self, key: CandlesKey, instrument: Instrument, zone: tzinfo) -> None:
         super().__init__(instrument)
         self.key = key
         self.series = CandleSeries(key.interval, zone, instrument.contiguous_ids)
-        self.reading = Reading()
         self._hold_until = EPOCH
         self._news: list[CandlesNews] = []
 
-    def resume(self, candles: list[Candle], waiting: Iterable[Tick], now: datetime) -> list[datetime]:
+    def resume(self, candles: list[Candle], waiting: Sequence[Tick], now: datetime) -> list[datetime]:
         """Go on from the newest candles of the database and the ticks since; answers as `add` does.
 
         Tells of what closed or changed meanwhile. Candles that closed before the newest ones count as late.
         """
         was_open, told = self.series.open, self.series.previous
-        last_id = self.series.resume(candles)
+        self._known = self.series.resume(candles)
         if was_open is not None or told is not None:
             for candle in self.series.closed_among(candles):
                 self._tell_closed(candle, was_open.bucket if was_open else None, told)
@@ -164,7 +163,7 @@ class CandlesTopic(PacedTopic):
         if was_open is not None and candles and was_open.bucket < candles[0].time:
             unseen = [was_open.bucket, candles[0].time - MICROSECOND]
         self._change()
-        return unseen + self.add([tick for tick in waiting if tick.trade_id > last_id], now)
+        return unseen + self.add(waiting, now)
 
     def _tell_closed(self, candle: Candle, was_open: datetime | None, told: Candle | None) -> None:
         """Tell of a closed candle that was read, where that is news; `told` is the last of which it was told."""
@@ -175,8 +174,8 @@ class CandlesTopic(PacedTopic):
         else:
             self._news.append(Corrected(candle))
 
-    def add(self, ticks: Iterable[Tick], now: datetime) -> list[datetime]:
-        """Fold ticks in; answers the times of candles to be read anew.
+    def add(self, ticks: Sequence[Tick], now: datetime) -> list[datetime]:
+        """Fold ascending ticks in; answers the times of candles to be read anew.
 
         Those are the times of ticks that came too late for their candle, and of a candle that the clock closed before a
         tick showed that trades after it are missing.
@@ -184,7 +183,7 @@ class CandlesTopic(PacedTopic):
         late: list[datetime] = []
         series, add = self.series, self.series.add
         tick = None
-        for tick in ticks:
+        for tick in self._unknown(ticks):
             if series.open is None and (doubted := series.doubted_by(tick)):
                 late.append(doubted)
             try:
@@ -270,26 +269,25 @@ class CandlesTopic(PacedTopic):
                 yield text
 
 
-class TickerTopic(PacedTopic):
+class TickerTopic(ReadingTopic):
     """The rolling 24 hours of one instrument."""
 
     def __init__(self, key: TickerKey, instrument: Instrument) -> None:
         super().__init__(instrument)
         self.key = key
         self.day = RollingDay()
-        self.reading = Reading()
         self._minute: datetime | None = None
 
-    def resume(self, minutes: list[Candle], last: Trade | None, waiting: Iterable[Tick]) -> bool:
+    def resume(self, minutes: list[Candle], last: Trade | None, waiting: Sequence[Tick]) -> bool:
         """Go on from what the database holds and the ticks since; answers as `add` does."""
-        last_id = self.day.resume(minutes, last)
+        self._known = self.day.resume(minutes, last)
         self._change()
-        return self.add([tick for tick in waiting if tick.trade_id > last_id])
+        return self.add(waiting)
 
-    def add(self, ticks: Iterable[Tick]) -> bool:
-        """Fold ticks in. False: some belong to a past minute, and the day must be read anew."""
+    def add(self, ticks: Sequence[Tick]) -> bool:
+        """Fold ascending ticks in. False: some belong to a past minute, and the day must be read anew."""
         self._change()
-        past = [tick for tick in ticks if not self.day.add(tick)]
+        past = [tick for tick in self._unknown(ticks) if not self.day.add(tick)]
         return not past
 
     def turn(self, now: datetime) -> bool:

@@ -42,7 +42,6 @@ PLAUSIBLE = {
     "to": ["4102444800"],
 }
 """What requests are to name at times: what is behind a check of the parameters is reached by few that are made up."""
-ALL = list(HealthCheck)
 EXAMPLES = 20
 """Requests of each kind to each operation."""
 TOKEN = "of-the-tests-alone"

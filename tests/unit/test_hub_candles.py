@@ -459,3 +459,16 @@ def test_candles_told_after_any_interleaving_equal_the_table(  # noqa: C901  # a
 
 def test_clock_of_these_tests_is_in_utc() -> None:
     assert START.tzinfo is UTC
+
+
+@pytest.mark.parametrize("channel", ["candles", "ticker"])
+async def test_tick_that_was_read_before_it_was_notified_counts_once(channel: str) -> None:
+    async with world() as w:
+        w.trade(tick(1, 1), tick(2, 2))
+        # Committed, and so read by whoever joins now; the notification is still on its way.
+        w.table.commit(tick(3, 3))
+        await w.subscribe(channel)
+        w.hub.publish([tick(3, 3), tick(4, 4)])
+        w.table.commit(tick(4, 4))
+        told = [event for event in w.read() if event["type"] in ("candle", "ticker")]
+        assert [(event["trades"], event["volume"]) for event in told] == [(4, "2.00")]
