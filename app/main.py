@@ -22,6 +22,7 @@ from litestar.openapi.spec import Components, SecurityScheme, Tag
 from litestar.static_files import create_static_files_router
 
 from app import db, ops, problems, usage
+from app.binance.arrays import Arrays
 from app.binance.forms import Forms
 from app.binance.handlers import router as binance_router
 from app.binance.names import Names
@@ -88,14 +89,19 @@ def create_app(settings: Settings) -> Litestar:
     pool = db.pool(settings.dsn, "tickwick serve", settings.pool_size)
     stream = Stream(settings, pool, registry)
     names = Names(registry)
-    market = Market(stream.hub, StoredHistory(pool), registry, names, Forms(names))
+    history = StoredHistory(pool)
+    arrays = Arrays(stream.hub, history, registry)
+    market = Market(stream.hub, history, registry, names, Forms(names), arrays)
 
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with pool:
             task = asyncio.create_task(stream.run(), name="stream")
-            tidying = asyncio.create_task(usage.tidy_for_ever(pool), name="usage")
-            for one in (task, tidying):
+            others = [
+                asyncio.create_task(usage.tidy_for_ever(pool), name="usage"),
+                asyncio.create_task(arrays.run(), name="arrays"),
+            ]
+            for one in (task, *others):
                 one.add_done_callback(_end_process)
             app.state.stream = stream
             app.state.stream_task = task
@@ -103,9 +109,9 @@ def create_app(settings: Settings) -> Litestar:
             try:
                 yield
             finally:
-                for one in (task, tidying):
+                for one in (task, *others):
                     one.cancel()
-                await asyncio.wait([task, tidying])
+                await asyncio.wait([task, *others])
 
     return Litestar(
         route_handlers=[

@@ -25,14 +25,13 @@ class Style(NamedTuple):
     """What sets the forms apart. `unit` is that of their times, in microseconds.
 
     `extended` forms also tell, of a trade stream, where trades are missing or came late, and of a kline stream, where
-    past klines changed. `greets`: a stream of tickers begins with the newest, and does not wait for a change.
+    past klines changed.
     """
 
     kind: Kind
     unit: int
     pace: int
     extended: bool = False
-    greets: bool = True
 
 
 class Forms:
@@ -47,7 +46,7 @@ class Forms:
         wanted = {"trade": "gap", "aggTrade": "gap", "kline": "correction"}.get(stream.kind)
         slow = stream.kind == "kline" and stream.interval is not Interval.S1
         pace = KLINE_PACE if slow else 1
-        style = Style(stream.kind, unit, pace, wanted in extensions, stream.symbol is not None)
+        style = Style(stream.kind, unit, pace, wanted in extensions)
         return self._made.setdefault(style, BinanceForm(self._names, style))
 
 
@@ -111,7 +110,7 @@ class BinanceForm:
         return None if not candles or candles[-1].closed else self.candle(instrument, key, candles[-1])
 
     def first_ticker(self, instrument: Instrument, day: RollingDay, now: datetime) -> str | None:
-        return self.ticker(instrument, day, now) if self._style.greets else None
+        return self.ticker(instrument, day, now)
 
     def _extension(self, event: str, instrument: Instrument, fields: str) -> str:
         return f'{{"e":"{event}","E":{now_us() // self._unit},"s":"{self._name_of(instrument)}",{fields}}}'

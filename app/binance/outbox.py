@@ -2,12 +2,12 @@
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Final
 
 from app.binance.forms import now_us
 from app.binance.wire import events
-from app.market.model import InstrumentId
 from app.stream.protocol import Close
 from app.stream.subscriber import Batch, Chunk, Label, Subscriber
 
@@ -19,28 +19,30 @@ No pause is made while more waits than a replay queues: the market is so fast th
 BURST_PAUSE: Final = 0.01
 
 
-class StreamLabel(NamedTuple):
-    """A stream as the client called it; `member` is whose event it is in a stream of all instruments."""
+class Array:
+    """The tickers of several instruments, one each; who joins them pays once for all clients."""
 
-    stream: str
-    member: InstrumentId | None = None
+    def __init__(self, members: Mapping[Label, str]) -> None:
+        self.members = members
 
-
-SHUTDOWN: Final = StreamLabel(events.SHUTDOWN_STREAM)
+    @cached_property
+    def text(self) -> str:
+        return events.array(self.members.values())
 
 
 class Outbox(Subscriber):
     """As a Subscriber, but for its frames; `combined` ones tell of which stream the event is.
 
-    What waits is bounded as there, and a client for which more waits is closed, for it knows no gaps. Open klines and
-    tickers keep their newest alone; those of a stream of all instruments are sent together, in one array.
+    Labels are the names of streams, as the client wrote them; what has none is an answer. What waits is bounded as
+    there, and a client for which more waits is closed, for it knows no gaps. Open klines and tickers keep their newest
+    alone; those of a stream of all instruments keep the newest of each.
     """
 
     def __init__(self, limit: int, *, combined: bool = False, unit: int = 1000) -> None:
         super().__init__(limit)
         self.combined = combined
         self._unit = unit
-        self._arrays: dict[str, dict[InstrumentId, str]] = {}
+        self._arrays: dict[str, Array] = {}
         self._burst = 0
 
     def push(self, text: str, label: Label = None) -> None:
@@ -59,26 +61,23 @@ class Outbox(Subscriber):
             if trade_id > seen:
                 self.push(text, label)
 
-    def push_latest(self, label: Label, text: str) -> None:
-        assert isinstance(label, StreamLabel)
-        if label.member is None:
-            super().push_latest(label, text)
-        elif not self._shut:
-            members = self._arrays.setdefault(label.stream, {})
-            self.conflated += label.member in members
-            members[label.member] = text
-            self._wake.set()
+    def push_array(self, stream: str, array: Array) -> None:
+        """Queue the tickers that changed, in place of those unsent of the same instruments."""
+        if self._shut:
+            return
+        if unsent := self._arrays.get(stream):
+            self.conflated += len(unsent.members.keys() & array.members.keys())
+            array = Array({**unsent.members, **array.members})
+        self._arrays[stream] = array
+        self._wake.set()
 
-    def forget_latest(self, label: Label) -> None:
-        assert isinstance(label, StreamLabel)
-        if label.member is None:
-            super().forget_latest(label)
-        elif members := self._arrays.get(label.stream):
-            members.pop(label.member, None)
+    def forget_array(self, stream: str) -> None:
+        """Drop what is unsent of a stream of all instruments."""
+        self._arrays.pop(stream, None)
 
     def announce_shutdown(self) -> None:
         """Tell that the server is about to close the connection."""
-        self.push(events.shutdown(now_us(), self._unit), SHUTDOWN)
+        self.push(events.shutdown(now_us(), self._unit), events.SHUTDOWN_STREAM)
 
     def tell_shutdown(self) -> None:
         self.announce_shutdown()
@@ -125,10 +124,9 @@ class Outbox(Subscriber):
         if self._latest:
             label, text = self._latest.popitem(last=False)
             return self._frame(text, label)
-        while self._arrays:
-            stream, members = self._arrays.popitem()
-            if members:
-                return self._frame(events.array(members.values()), StreamLabel(stream))
+        if self._arrays:
+            stream, array = self._arrays.popitem()
+            return self._frame(array.text, stream)
         return None
 
     def check(self, heartbeat_seconds: float, heartbeat: str) -> bool:
@@ -136,6 +134,4 @@ class Outbox(Subscriber):
         return super().check(math.inf, heartbeat)
 
     def _frame(self, text: str, label: Label) -> str:
-        if self.combined and isinstance(label, StreamLabel):
-            return events.combined(label.stream, text)
-        return text
+        return events.combined(label, text) if self.combined and isinstance(label, str) else text

@@ -5,19 +5,21 @@ from collections.abc import Iterable
 from datetime import UTC
 from typing import Final, NamedTuple, assert_never
 
+from app.binance.arrays import Arrays
 from app.binance.forms import Forms
 from app.binance.names import Names
-from app.binance.outbox import Outbox, StreamLabel
+from app.binance.outbox import Outbox
 from app.binance.wire import control
 from app.binance.wire.control import Refused
 from app.binance.wire.streams import Stream, written
 from app.binance.wire.weights import MESSAGES_PER_SECOND, STREAMS
 from app.binance.wishes import UnknownStream, Wishes, known
 from app.market.intervals import Interval, bucket_of
-from app.market.model import EPOCH, Instrument, InstrumentId
+from app.market.model import EPOCH, InstrumentId
 from app.market.registry import Registry
 from app.market.zones import zone_text
 from app.stream.budget import Budget, TooManyMessages
+from app.stream.form import Form
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
 from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
@@ -37,15 +39,16 @@ class Market(NamedTuple):
     registry: Registry
     names: Names
     forms: Forms
+    arrays: Arrays
 
 
 class Held:
-    """A stream that the client asked for, and what it subscribes to: as many instruments as there are now."""
+    """A stream that the client asked for; `subscription` is None until there is an instrument that it is of."""
 
     def __init__(self, stream: Stream | None, since: int | None = None) -> None:
         self.stream = stream
         self.since = since
-        self.subscriptions: dict[InstrumentId, Subscription] = {}
+        self.subscription: Subscription | None = None
 
 
 class Session:
@@ -94,12 +97,13 @@ class Session:
         self._release([*self._held])
 
     async def _keep_up(self) -> None:
-        """Follow the instruments that come and go."""
+        """Bring streams to life whose instruments are new."""
         registry = self._market.registry
         while True:
             version = registry.version
             for name, held in self._held.items():
-                self._subscribe(name, held)
+                if held.stream and held.stream.symbol and not held.subscription:
+                    self._subscribe(name, held, held.stream.symbol)
             await registry.change(version)
 
     async def _grow_old(self) -> None:
@@ -138,42 +142,37 @@ class Session:
 
     def _hold(self, streams: dict[str, Stream | None], since: int | None = None) -> None:
         for name, stream in streams.items():
-            if name not in self._held:
-                held = self._held[name] = Held(stream, since)
-                self._subscribe(name, held)
+            if name in self._held:
+                continue
+            held = self._held[name] = Held(stream, since)
+            if stream and stream.symbol:
+                self._subscribe(name, held, stream.symbol)
+            elif stream:
+                self._market.arrays.listen(self._form(stream), self._outbox, name)
 
     def _release(self, names: Iterable[str]) -> None:
         for name in names:
-            if held := self._held.pop(name, None):
-                for subscription in held.subscriptions.values():
-                    self._joiner.drop(subscription)
+            held = self._held.pop(name, None)
+            if held and held.subscription:
+                self._joiner.drop(held.subscription)
+            elif held and held.stream and not held.stream.symbol:
+                self._market.arrays.leave(self._form(held.stream), self._outbox, name)
 
-    def _subscribe(self, name: str, held: Held) -> None:
-        """Have a held stream subscribe to the instruments that it is of now."""
-        if held.stream is None:
+    def _subscribe(self, name: str, held: Held, symbol: str) -> None:
+        """Bring a held stream to life where its symbol is that of an instrument."""
+        market, stream = self._market, held.stream
+        instrument = market.names.get(symbol)
+        if instrument is None or stream is None:
             return
-        instruments = {instrument.id: instrument for instrument in self._instruments(held.stream)}
-        for gone in held.subscriptions.keys() - instruments.keys():
-            self._joiner.drop(held.subscriptions.pop(gone))
-        for instrument in instruments.values():
-            if instrument.id not in held.subscriptions:
-                subscription = self._subscription(name, held.stream, instrument)
-                subscription.since = held.since
-                held.subscriptions[instrument.id] = subscription
-                self._joiner.add(subscription)
-
-    def _subscription(self, name: str, stream: Stream, instrument: Instrument) -> Subscription:
-        market, wishes = self._market, self._wishes
-        form = market.forms.of(stream, wishes.unit, wishes.extensions)
-        label = StreamLabel(name, None if stream.symbol else instrument.id)
         key = key_of(stream, instrument.id)
-        return Subscription(market.hub, market.history, self._outbox, instrument, key, form, label)
+        held.subscription = Subscription(
+            market.hub, market.history, self._outbox, instrument, key, self._form(stream), name
+        )
+        held.subscription.since = held.since
+        self._joiner.add(held.subscription)
 
-    def _instruments(self, stream: Stream) -> list[Instrument]:
-        if stream.symbol is None:
-            return [instrument for instrument in self._market.registry.all if instrument.active]
-        instrument = self._market.names.get(stream.symbol)
-        return [instrument] if instrument else []
+    def _form(self, stream: Stream) -> Form:
+        return self._market.forms.of(stream, self._wishes.unit, self._wishes.extensions)
 
 
 def key_of(stream: Stream, instrument_id: InstrumentId) -> Key:

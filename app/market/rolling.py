@@ -172,6 +172,15 @@ class RollingDay:
             return None
         return average_of(total.quote_volume if total else ZERO, total.volume if total else ZERO, last.close)
 
+    def loses(self, before: datetime, now: datetime) -> bool:
+        """Whether a minute leaves the day, or the average's five minutes, that was in it at a moment before."""
+        oldest = self._oldest()
+        if oldest is None:
+            return False
+        held, kept = window_start(before, AVERAGE), window_start(now, AVERAGE)
+        recent = any(held <= minute.bucket < kept for minute in (*self._recent, self._newest) if minute)
+        return recent or oldest.bucket < day_start(now)
+
     def _turn(self, minute: OpenCandle) -> None:
         """A new minute begins: the one before it stands still from now on."""
         if self._newest:

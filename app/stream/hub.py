@@ -5,11 +5,11 @@ by reading the candles it touched anew. Everything here runs on one event loop; 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, Protocol, TypeVar, assert_never
+from typing import Final, Protocol, assert_never
 
 import msgspec
 import structlog
@@ -21,7 +21,7 @@ from app.market.zones import zone_named
 from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
 from app.stream.ranges import IdRange
 from app.stream.subscriber import Outlet, Subscriber
-from app.stream.topic import NO_BEAT, Beat, Reading
+from app.stream.topic import NO_BEAT, Beat
 from app.stream.topics import CandlesTopic, TickerTopic, TradesTopic
 from app.telemetry import Histogram
 
@@ -35,7 +35,6 @@ _log = structlog.get_logger()
 
 AnyTopic = TradesTopic | CandlesTopic | TickerTopic
 ReadTopic = CandlesTopic | TickerTopic
-_State = TypeVar("_State")
 
 
 class History(Protocol):
@@ -381,10 +380,10 @@ class Hub:
         reading = topic.reading
         try:
             if isinstance(topic, CandlesTopic):
-                candles = await _in_time(reading, partial(self._history.newest_candles, topic))
+                candles = await reading.fetch(partial(self._history.newest_candles, topic))
                 self._touch_times(topic, topic.resume(candles, reading.finish(), self.clock()))
             else:
-                minutes, last = await _in_time(reading, partial(self._history.day, topic.instrument))
+                minutes, last = await reading.fetch(partial(self._history.day, topic.instrument))
                 if not topic.resume(minutes, last, reading.finish()):
                     self._need(topic)
         except BaseException:
@@ -392,12 +391,3 @@ class Hub:
             self._need(topic)
             raise
         self._changed[topic] = None
-
-
-async def _in_time(reading: Reading, read: Callable[[], Awaitable[_State]]) -> _State:
-    """What `read` answers, in time for the ticks since to be at hand."""
-    while True:
-        reading.begin()
-        state = await read()
-        if not reading.overrun:
-            return state

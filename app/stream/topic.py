@@ -10,6 +10,7 @@ from app.stream.form import Form
 from app.stream.subscriber import Outlet, Subscriber
 
 MAX_WAITING: Final = 50_000
+_State = TypeVar("_State")
 
 
 class Beat(NamedTuple):
@@ -96,10 +97,14 @@ class Reading:
     def due(self) -> bool:
         return self.needed or self.waiting is not None
 
-    def begin(self) -> None:
-        """What came before this moment will be found by reading."""
-        self.needed = self.overrun = False
-        self.waiting = []
+    async def fetch(self, read: Callable[[], Awaitable[_State]]) -> _State:
+        """What `read` answers, in time for the ticks since to be at hand: what came before it began will be found."""
+        while True:
+            self.needed = self.overrun = False
+            self.waiting = []
+            state = await read()
+            if not self.overrun:
+                return state
 
     def wait(self, ticks: Iterable[Tick]) -> None:
         assert self.waiting is not None

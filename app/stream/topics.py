@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from app.market.candles import CandleSeries, LateTick
 from app.market.intervals import Interval, bucket_of
-from app.market.model import EPOCH, MICROSECOND, Candle, Instrument, Tick, Trade, from_micros, plain, side_of
+from app.market.model import EPOCH, MICROSECOND, MINUTE, Candle, Instrument, Tick, Trade, from_micros, plain, side_of
 from app.market.rolling import RollingDay
 from app.stream.form import Form, Gap, TradesNews, written
 from app.stream.keys import CandlesKey, TickerKey, TradesKey
@@ -291,9 +291,10 @@ class TickerTopic(ReadingTopic):
         return not past
 
     def turn(self, now: datetime) -> bool:
-        """The window moves with each minute, though nothing trades; whether it did."""
+        """The windows move with each minute, though nothing trades; whether that changed anything."""
         minute = bucket_of(now, Interval.M1)
-        moved, self._minute = minute != self._minute, minute
+        before, self._minute = self._minute or minute - MINUTE, minute
+        moved = minute != before and self.day.loses(before, now)
         if moved:
             self._change()
         return moved

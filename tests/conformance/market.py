@@ -108,8 +108,8 @@ class Market:
         return ticks
 
     async def news(self, listed: Listed) -> str:
-        """A price that has not been before, just traded."""
-        self._cents += 1
+        """A price that has not been before, just traded; far enough from the last to be a change in percent."""
+        self._cents += 100
         price = plain(Decimal(self._cents) / 100)
         await self.trade(listed, 3, price=price)
         return price
