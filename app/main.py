@@ -93,25 +93,25 @@ def create_app(settings: Settings) -> Litestar:
     arrays = Arrays(stream.hub, history, registry)
     market = Market(stream.hub, history, registry, names, Forms(names), arrays)
 
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stream.run(), name="hub and listener")
+            tasks.create_task(arrays.run(), name="arrays")
+            tasks.create_task(usage.tidy_for_ever(pool), name="usage")
+
     @asynccontextmanager
     async def lifespan(app: Litestar) -> AsyncIterator[None]:
         async with pool:
-            task = asyncio.create_task(stream.run(), name="stream")
-            others = [
-                asyncio.create_task(usage.tidy_for_ever(pool), name="usage"),
-                asyncio.create_task(arrays.run(), name="arrays"),
-            ]
-            for one in (task, *others):
-                one.add_done_callback(_end_process)
+            task = asyncio.create_task(run(), name="stream")
+            task.add_done_callback(_end_process)
             app.state.stream = stream
             app.state.stream_task = task
             app.state.metrics = ops.serve_metrics(stream)
             try:
                 yield
             finally:
-                for one in (task, *others):
-                    one.cancel()
-                await asyncio.wait([task, *others])
+                task.cancel()
+                await asyncio.wait([task])
 
     return Litestar(
         route_handlers=[
@@ -174,7 +174,7 @@ def _secure(response: Response[Any]) -> Response[Any]:
 def _end_process(task: asyncio.Task[None]) -> None:
     # Without its stream the process looks alive and is not: let whoever started it start it anew.
     if not task.cancelled() and (error := task.exception()):
-        _log.error("task failed", task=task.get_name(), exc_info=error)
+        _log.error("stream failed", exc_info=error)
         signal.raise_signal(signal.SIGTERM)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import datetime
+from ipaddress import IPv6Address, IPv6Network
 from typing import Any, Final, NamedTuple
 
 import structlog
@@ -35,12 +36,12 @@ async def spend(
 ) -> Usage:
     """Add a cost to what a subject has used of a limit, and answer the sum.
 
-    Windows are aligned to the epoch by the database's clock, unless `at` tells the time. Subjects count as one where
-    their first 64 characters agree.
+    Windows are aligned to the epoch by the database's clock, unless `at` tells the time. Addresses of IPv6 count as one
+    where their first 64 bits agree, since a host has all of those; other subjects where their first 64 characters do.
     """
     values = {
         "limit": limit,
-        "subject": _storable(subject),
+        "subject": _network(subject) or _storable(subject),
         "cost": cost,
         "window_seconds": window_seconds,
         "at": at,
@@ -65,6 +66,15 @@ async def tidy_for_ever(pool: Pool) -> None:
                     await forget(conn)
         except (DatabaseUnavailable, DatabaseRefused) as error:
             _log.warning("usage not tidied", reason=str(error))
+
+
+def _network(subject: str) -> str | None:
+    """The /64 of an address of IPv6, or the IPv4 address that it stands for; None where it is none."""
+    try:
+        address = IPv6Address(subject)
+    except ValueError:
+        return None
+    return str(address.ipv4_mapped or IPv6Network((int(address), 64), strict=False))
 
 
 def _storable(subject: str) -> str:

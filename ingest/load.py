@@ -116,10 +116,20 @@ def _guess(path: Path, layout: Layout, ticker: str) -> Listing:
     """What the file itself tells of a new instrument: the decimal places that its first prices use, and its assets."""
     first: Sequence[Tick] = next((b.ticks for b in archive.read(path, layout, InstrumentId(0)) if b.ticks), [])
     places = max((_places(tick.price) for tick in first), default=instruments.DEFAULT_PRICE_SCALE)
-    quote = next((q for q in QUOTES if ticker.endswith(q) and ticker != q), None)
-    return Listing(ticker.removesuffix(quote) if quote else None, quote, places)
+    return Listing(*_assets(ticker), places)
 
 
+def _assets(ticker: str) -> tuple[str | None, str | None]:
+    """Base and quote of a ticker that ends with a known quote."""
+    for quote in QUOTES:
+        base = ticker.removesuffix(quote).rstrip(SEPARATORS)
+        if base and ticker.endswith(quote):
+            return base, quote
+    return None, None
+
+
+SEPARATORS: Final = "-_/."
+"""Between the assets of tickers that have any: BTC-USD, BTC/USD."""
 QUOTES: Final = (
     "FDUSD",
     "TUSD",

@@ -1,8 +1,9 @@
 """One Binance client's conversation: control frames in, answers and subscriptions out into its outbox."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC
+from functools import partial
 from typing import Final, NamedTuple, assert_never
 
 from app.binance.arrays import Arrays
@@ -19,14 +20,14 @@ from app.market.model import EPOCH, InstrumentId
 from app.market.registry import Registry
 from app.market.zones import zone_text
 from app.stream.budget import Budget, TooManyMessages
-from app.stream.form import Form
 from app.stream.history import StoredHistory
 from app.stream.hub import Hub
 from app.stream.keys import CandlesKey, Key, TickerKey, TradesKey
 from app.stream.protocol import BadFrame, Close
 from app.stream.subscription import Joiner, Subscription
 
-MAX_FRAME_BYTES: Final = 16_384
+MAX_FRAME_BYTES: Final = 131_072
+"""Enough to subscribe to 1,024 streams in one message."""
 NOTICE_SECONDS: Final = 60.0
 """How long before its end a connection is told of it."""
 
@@ -43,12 +44,12 @@ class Market(NamedTuple):
 
 
 class Held:
-    """A stream that the client asked for; `subscription` is None until there is an instrument that it is of."""
+    """A stream that the client asked for; `end` is None until it has begun."""
 
     def __init__(self, stream: Stream | None, since: int | None = None) -> None:
         self.stream = stream
         self.since = since
-        self.subscription: Subscription | None = None
+        self.end: Callable[[], None] | None = None
 
 
 class Session:
@@ -97,13 +98,12 @@ class Session:
         self._release([*self._held])
 
     async def _keep_up(self) -> None:
-        """Bring streams to life whose instruments are new."""
+        """Begin the streams whose instruments are new."""
         registry = self._market.registry
         while True:
             version = registry.version
             for name, held in self._held.items():
-                if held.stream and held.stream.symbol and not held.subscription:
-                    self._subscribe(name, held, held.stream.symbol)
+                self._begin(name, held)
             await registry.change(version)
 
     async def _grow_old(self) -> None:
@@ -142,37 +142,31 @@ class Session:
 
     def _hold(self, streams: dict[str, Stream | None], since: int | None = None) -> None:
         for name, stream in streams.items():
-            if name in self._held:
-                continue
-            held = self._held[name] = Held(stream, since)
-            if stream and stream.symbol:
-                self._subscribe(name, held, stream.symbol)
-            elif stream:
-                self._market.arrays.listen(self._form(stream), self._outbox, name)
+            if name not in self._held:
+                self._held[name] = Held(stream, since)
+                self._begin(name, self._held[name])
 
     def _release(self, names: Iterable[str]) -> None:
         for name in names:
             held = self._held.pop(name, None)
-            if held and held.subscription:
-                self._joiner.drop(held.subscription)
-            elif held and held.stream and not held.stream.symbol:
-                self._market.arrays.leave(self._form(held.stream), self._outbox, name)
+            if held and held.end:
+                held.end()
 
-    def _subscribe(self, name: str, held: Held, symbol: str) -> None:
-        """Bring a held stream to life where its symbol is that of an instrument."""
+    def _begin(self, name: str, held: Held) -> None:
+        """Subscribe to what a held stream tells of, where that has not been done; it waits for its instrument."""
         market, stream = self._market, held.stream
-        instrument = market.names.get(symbol)
-        if instrument is None or stream is None:
+        if stream is None or held.end:
             return
-        key = key_of(stream, instrument.id)
-        held.subscription = Subscription(
-            market.hub, market.history, self._outbox, instrument, key, self._form(stream), name
-        )
-        held.subscription.since = held.since
-        self._joiner.add(held.subscription)
-
-    def _form(self, stream: Stream) -> Form:
-        return self._market.forms.of(stream, self._wishes.unit, self._wishes.extensions)
+        form = market.forms.of(stream, self._wishes.unit, self._wishes.extensions)
+        if stream.symbol is None:
+            market.arrays.listen(form, self._outbox, name)
+            held.end = partial(market.arrays.leave, form, self._outbox, name)
+        elif instrument := market.names.get(stream.symbol):
+            key = key_of(stream, instrument.id)
+            subscription = Subscription(market.hub, market.history, self._outbox, instrument, key, form, name)
+            subscription.since = held.since
+            self._joiner.add(subscription)
+            held.end = partial(self._joiner.drop, subscription)
 
 
 def key_of(stream: Stream, instrument_id: InstrumentId) -> Key:

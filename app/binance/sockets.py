@@ -6,7 +6,6 @@ import msgspec
 import structlog
 from litestar import websocket
 from litestar.di import NamedDependency
-from litestar.exceptions import WebSocketDisconnect
 
 from app import usage
 from app.binance.outbox import Outbox
@@ -18,9 +17,8 @@ from app.db import Pool, translated
 from app.errors import DatabaseRefused, DatabaseUnavailable
 from app.settings import Settings
 from app.stream import edge
-from app.stream.budget import TooManyMessages
 from app.stream.edge import Socket
-from app.stream.protocol import BadFrame, Close
+from app.stream.protocol import Close
 from app.stream.service import Stream
 from app.stream.transport import connection_of
 
@@ -71,7 +69,7 @@ async def _serve(socket: Socket, service: Stream, outbox: Outbox, session: Sessi
     service.hub.subscribers.add(outbox)
     try:
         await _accept(socket, session)
-        verdict = _verdict(await edge.converse(socket, session, outbox))
+        verdict = edge.verdict(await edge.converse(socket, session, outbox), REASONS)
         session.leave()
         if verdict is not None:
             service.slow += verdict[0] is Close.SLOW_CONSUMER
@@ -88,22 +86,6 @@ async def _accept(socket: Socket, session: Session) -> None:
         connection.ping_steadily(PING_SECONDS, PONG_SECONDS)
         connection.heard = session.heard
     await socket.accept()
-
-
-def _verdict(end: Close | BaseException) -> tuple[Close, str] | None:
-    """How to close, if there is need."""
-    match end:
-        case Close():
-            return end, REASONS[end]
-        case WebSocketDisconnect() | OSError():
-            return None
-        case BadFrame():
-            return Close.BAD_FRAME, str(end)
-        case TooManyMessages():
-            return Close.TOO_MANY, REASONS[Close.TOO_MANY]
-        case _:
-            _log.error("stream connection failed", exc_info=end)
-            return Close.TRY_LATER, "internal error"
 
 
 async def _refuse(socket: Socket, error: BinanceError) -> None:

@@ -33,6 +33,8 @@ _QUERIES: Final = queries.load("market")
 ALWAYS: Final = datetime(1970, 1, 1, tzinfo=UTC)
 NEVER: Final = datetime(2262, 1, 1, tzinfo=UTC)
 HOUR: Final = timedelta(hours=1)
+MANY_HOURS: Final = timedelta(hours=6)
+"""Below it, the minutes of a bucket are read as fast as its hours and the minutes at its edges."""
 NO_ID: Final = -1
 TOP_ID: Final = 2**63 - 1
 
@@ -92,10 +94,10 @@ async def candles(
     prove: bool = True,
 ) -> list[Candle]:
     """Candles in ascending order; buckets without ticks are left out. Unless `prove`, none says if it is complete."""
-    if interval.zoned and not (interval is Interval.D1 and zone is UTC):
-        read = _merged(conn, instrument, interval, zone)
-    elif interval in STORED and bucket_of(EPOCH, interval, zone) == EPOCH:
+    if interval in STORED and bucket_of(EPOCH, interval, zone) == EPOCH and (zone is UTC or not interval.zoned):
         read = _stored(conn, instrument, interval)
+    elif interval.zoned or _cuts_hours(interval, zone):
+        read = _merged(conn, instrument, interval, zone)
     else:
         read = _binned(conn, instrument, interval, zone)
     rows = await _nearest(conn, instrument, wanted, read, _Windows(interval, zone, wanted.limit), now)
@@ -211,6 +213,14 @@ def _binned(conn: Connection, instrument: Instrument, interval: Interval, zone: 
     return read
 
 
+def _cuts_hours(interval: Interval, zone: tzinfo) -> bool:
+    """Whether a zone cuts long intervals off the hour, so that to bin them is to read all their minutes."""
+    if interval.stride is None or interval.stride < MANY_HOURS:
+        return False
+    origin = bucket_of(EPOCH, interval, zone)
+    return bucket_of(origin, Interval.H1) != origin
+
+
 def _merged(conn: Connection, instrument: Instrument, interval: Interval, zone: tzinfo) -> _Read[Candle]:
     async def read(window: Range) -> list[Candle]:
         # Only days that hold something need edges: there may be none for centuries.
@@ -225,9 +235,13 @@ def _merged(conn: Connection, instrument: Instrument, interval: Interval, zone: 
         if len(bounds) == 1:
             return []
         level = base_of(interval, None if zone is UTC else bounds)
-        name = "merged_candles" if level else "merged_ticks"
         span = Range(bounds[0], bounds[-1], window.limit, window.newest)
-        rows = await _candles(conn, name, level, instrument, span, edges=bounds)
+        if level is Interval.M1:
+            cut = sorted({bucket_of(edge, Interval.H1) for edge in bounds if bucket_of(edge, Interval.H1) != edge})
+            rows = await _candles(conn, "merged_hours", None, instrument, span, edges=bounds, cut=cut)
+        else:
+            name = "merged_candles" if level else "merged_ticks"
+            rows = await _candles(conn, name, level, instrument, span, edges=bounds)
         return rows[: -window.limit - 1 : -1] if window.newest else rows[: window.limit]
 
     return read

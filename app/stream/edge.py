@@ -6,9 +6,11 @@ from contextlib import suppress
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
+import structlog
 from litestar import WebSocket
 from litestar.exceptions import WebSocketDisconnect
 
+from app.stream.budget import TooManyMessages
 from app.stream.protocol import BadFrame, Close
 from app.stream.subscriber import Subscriber
 from app.stream.transport import connection_of
@@ -17,6 +19,7 @@ CLOSE_SECONDS: Final = 1.0
 """For a client to make room for the close frame, and then again to answer it; afterwards its socket is torn down."""
 
 Socket = WebSocket[Any, Any, Any]
+_log = structlog.get_logger()
 
 
 class Conversation(Protocol):
@@ -45,6 +48,22 @@ async def converse(socket: Socket, session: Conversation, subscriber: Subscriber
     if errors:
         return errors[0]
     return subscriber.ended.result() if subscriber.ended.done() else Close.GOING_AWAY
+
+
+def verdict(end: Close | BaseException, reasons: Mapping[Close, str]) -> tuple[Close, str] | None:
+    """How to close after such an end, if there is need."""
+    match end:
+        case Close():
+            return end, reasons[end]
+        case WebSocketDisconnect() | OSError():
+            return None
+        case BadFrame():
+            return Close.BAD_FRAME, str(end)
+        case TooManyMessages():
+            return Close.TOO_MANY, reasons[Close.TOO_MANY]
+        case _:
+            _log.error("stream connection failed", exc_info=end)
+            return Close.TRY_LATER, "internal error"
 
 
 def is_foreign(socket: Socket) -> bool:

@@ -1,9 +1,9 @@
 """What all topics have in common: who listens, who has yet to be told, and whether the past is being read. No I/O."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from app.market.model import Instrument, Tick
 from app.stream.form import Form
@@ -97,11 +97,15 @@ class Reading:
     def due(self) -> bool:
         return self.needed or self.waiting is not None
 
+    def begin(self) -> None:
+        """What came before this moment will be found by reading."""
+        self.needed = self.overrun = False
+        self.waiting = []
+
     async def fetch(self, read: Callable[[], Awaitable[_State]]) -> _State:
-        """What `read` answers, in time for the ticks since to be at hand: what came before it began will be found."""
+        """What `read` answers, in time for the ticks since to be at hand."""
         while True:
-            self.needed = self.overrun = False
-            self.waiting = []
+            self.begin()
             state = await read()
             if not self.overrun:
                 return state

@@ -70,6 +70,34 @@ FROM (
 ) AS candle
 GROUP BY slot ORDER BY slot;
 
+-- name: merged_hours
+-- As merged_candles, for edges off the hour: out of the hours that no edge cuts, and of the minutes of those in `cut`.
+-- OFFSET 0: else the server may read all minutes for each of them.
+SELECT (%(edges)s::timestamptz[])[slot] AS bucket, (array_agg(open ORDER BY first_id))[1] AS open, max(high) AS high,
+       min(low) AS low, (array_agg(close ORDER BY last_id DESC))[1] AS close, sum(volume) AS volume,
+       sum(quote_volume) AS quote_volume, sum(trades)::bigint AS trades, sum(taker_buy_volume) AS taker_buy_volume,
+       sum(taker_buy_quote_volume) AS taker_buy_quote_volume, min(first_id) AS first_id, max(last_id) AS last_id
+FROM (
+    SELECT width_bucket(bucket, %(edges)s::timestamptz[]) AS slot, open, high, low, close, volume, quote_volume, trades,
+           taker_buy_volume, taker_buy_quote_volume, first_id, last_id
+    FROM market.candles_1h
+    WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s
+      AND bucket <> ALL(%(cut)s::timestamptz[])
+    UNION ALL
+    SELECT width_bucket(bucket, %(edges)s::timestamptz[]), open, high, low, close, volume, quote_volume, trades,
+           taker_buy_volume, taker_buy_quote_volume, first_id, last_id
+    FROM unnest(%(cut)s::timestamptz[]) AS piece (hour)
+    CROSS JOIN LATERAL (
+        SELECT bucket, open, high, low, close, volume, quote_volume, trades, taker_buy_volume, taker_buy_quote_volume,
+               first_id, last_id
+        FROM market.candles_1m
+        WHERE instrument_id = %(instrument_id)s AND bucket >= %(start)s AND bucket < %(end)s
+          AND bucket >= piece.hour AND bucket < piece.hour + interval '1 hour'
+        OFFSET 0
+    ) AS minute
+) AS candle
+GROUP BY slot ORDER BY slot;
+
 -- name: merged_ticks
 -- Candles between given edges, ascending, out of ticks; empty ones are left out. Reads all ticks between the first and
 -- the last edge by the unique key; at most one row for each pair of edges.

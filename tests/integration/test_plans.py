@@ -1,7 +1,7 @@
 """The hottest reads touch what they answer and little more, however long the history: rows and partitions counted."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import psycopg
@@ -17,6 +17,7 @@ from tests.databases import Database
 from tests.integration.ticks import add_instrument, run_policies
 
 DAYS = 60
+DAY = timedelta(days=1)
 STEP = timedelta(minutes=3)
 LIMIT = 100
 Read = Callable[[store.Connection, Instrument, datetime], Awaitable[Any]]
@@ -182,6 +183,23 @@ async def test_hottest_reads_touch_few_rows_and_partitions(
         if len(plans) > case.queries or rows > case.rows or relations > case.relations:
             wrong.append(f"{name}: {len(plans)} queries, {rows} rows, {relations} relations")
     assert not wrong
+
+
+@pytest.mark.parametrize(("interval", "buckets"), [("12h", 100), ("1d", 50), ("1w", 7)])
+async def test_long_candles_of_an_odd_zone_are_not_made_of_all_minutes(
+    database: Database,
+    filled: Instrument,
+    explaining: tuple[store.Connection, list[Any]],
+    interval: str,
+    buckets: int,
+) -> None:
+    conn, plans = explaining
+    zone = timezone(timedelta(hours=5, minutes=45))
+    wanted = Range(ALWAYS, datetime.now(UTC) - 5 * DAY, buckets, newest=True)
+    found = await store.candles(conn, filled, Interval(interval), zone, wanted, datetime.now(UTC))
+    assert len(found) == buckets
+    # The hours of at most sixty days, and the twenty minutes that traded of each hour that is cut; all would be 28,800.
+    assert sum(touched(plan)[0] for plan in plans) < 2 * DAY_ROWS + DAYS * 24 + buckets * 20 * 2
 
 
 @pytest.mark.engines("timescaledb")

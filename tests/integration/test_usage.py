@@ -114,7 +114,8 @@ async def test_forget_deletes_what_is_over_and_nothing_else(
         ("\ud800", ""),
         ("", ""),
         ("'; DROP TABLE ops.usage; --", "'; DROP TABLE ops.usage; --"),
-        ("2001:db8:85a3::8a2e:370:7334%eth0", "2001:db8:85a3::8a2e:370:7334%eth0"),
+        ("2001:db8:85a3::8a2e:370:7334%eth0", "2001:db8:85a3::/64"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),
         ("日本" * 50, "日本" * 32),
     ],
 )
@@ -123,6 +124,14 @@ async def test_subject_of_any_text_is_kept_within_bounds(
 ) -> None:
     assert (await spend(conn, "weight", subject, 3, 60)).used == 3
     assert rows(any_database) == [("weight", kept, 3)]
+
+
+async def test_addresses_that_one_host_has_for_itself_count_as_one(conn: psycopg.AsyncConnection[Any]) -> None:
+    assert (await spend(conn, "weight", "2001:db8:0:1::1", 3, 60)).used == 3
+    assert (await spend(conn, "weight", "2001:db8:0:1:ffff:ffff:ffff:ffff", 3, 60)).used == 6
+    assert (await spend(conn, "weight", "2001:db8:0:2::1", 3, 60)).used == 3
+    assert (await spend(conn, "weight", "::ffff:10.0.0.1", 3, 60)).used == 3
+    assert (await spend(conn, "weight", "::ffff:10.0.0.2", 3, 60)).used == 3
 
 
 def test_nobody_but_the_app_sees_or_changes_what_is_used(database: Database) -> None:

@@ -84,9 +84,9 @@ def test_streams_of_one_style_share_a_form_and_others_do_not(forms: Forms) -> No
         form(forms, "onex@trade"),
         form(forms, "onex@aggTrade"),
         form(forms, "onex@miniTicker"),
-        form(forms, "!miniTicker@arr"),
     ]
-    assert len({one, *others}) == 8
+    assert len({one, *others}) == 7
+    assert form(forms, "!miniTicker@arr") is form(forms, "onex@miniTicker")
     assert form(forms, "onex@kline_1m", "gap") is one, "it concerns trades alone"
 
 
@@ -182,11 +182,8 @@ def test_instrument_that_never_traded_has_no_ticker(forms: Forms) -> None:
         assert form(forms, name).first_ticker(ONE, RollingDay(), START) is None
 
 
-def test_single_ticker_begins_with_the_newest_and_an_array_with_what_changes(forms: Forms) -> None:
-    day = day_of(tick(1))
-    assert form(forms, "onex@ticker").first_ticker(ONE, day, START)
-    assert form(forms, "!ticker@arr").first_ticker(ONE, day, START) is None
-    assert form(forms, "!ticker@arr").ticker(ONE, day, START)
+def test_ticker_begins_with_the_newest(forms: Forms) -> None:
+    assert form(forms, "onex@ticker").first_ticker(ONE, day_of(tick(1)), START)
 
 
 def test_trade_streams_begin_with_nothing_of_the_past(forms: Forms) -> None:

@@ -2,23 +2,23 @@
 
 import asyncio
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
 from app.binance import outbox as outbox_module
-from app.binance.outbox import Outbox, StreamLabel
-from app.market.model import InstrumentId
+from app.binance.outbox import Array, Outbox
 from app.stream import subscriber as subscriber_module
 from app.stream.protocol import Close
 from app.stream.subscriber import Batch, Chunk
 
-TRADES = StreamLabel("one@trade")
-KLINES = StreamLabel("one@kline_1m")
+TRADES = "one@trade"
+KLINES = "one@kline_1m"
 
 
-def member(number: int, stream: str = "!ticker@arr") -> StreamLabel:
-    return StreamLabel(stream, InstrumentId(number))
+def array(*members: int) -> Array:
+    return Array({number: str(number) for number in members})
 
 
 def chunk(first: int, last: int, size: int = 0) -> Chunk:
@@ -44,7 +44,7 @@ async def test_combined_frames_tell_their_stream_and_answers_do_not() -> None:
     outbox.push('{"result":null}')
     outbox.push_trades(TRADES, chunk(1, 1))
     outbox.push_latest(KLINES, "2")
-    outbox.push_latest(member(1), "3")
+    outbox.push_array("!ticker@arr", array(3))
     assert drained(outbox) == [
         {"result": None},
         {"stream": "one@trade", "data": "1"},
@@ -80,27 +80,46 @@ async def test_newest_kline_takes_the_place_of_the_unsent_and_a_closed_one_does_
     assert outbox.conflated == 1
 
 
-async def test_tickers_of_an_array_go_out_together_each_its_newest() -> None:
+async def test_unsent_tickers_of_an_array_are_joined_by_newer_ones_each_its_newest() -> None:
     outbox = Outbox(1_000_000)
-    for number in (1, 2, 1, 3):
-        outbox.push_latest(member(number), json.dumps(f"{number}"))
-        outbox.push_latest(member(number, "!miniTicker@arr"), str(number))
-    outbox.forget_latest(member(3))
-    assert sorted(drained(outbox), key=str) == [["1", "2"], [1, 2, 3]]
-    assert outbox.conflated == 2
-    outbox.push_latest(member(1), "1")
-    outbox.forget_latest(member(1))
+    outbox.push_array("!miniTicker@arr", array(7))
+    outbox.push_array("!ticker@arr", array(1, 2))
+    outbox.push_array("!ticker@arr", Array({2: "20", 3: "30"}))
+    assert sorted(drained(outbox)) == [[1, 20, 30], [7]]
+    assert outbox.conflated == 1
+    outbox.push_array("!ticker@arr", array(1))
+    outbox.forget_array("!ticker@arr")
     assert outbox.take() is None
+    outbox.end(Close.SLOW_CONSUMER)
+    outbox.push_array("!ticker@arr", array(1))
+    assert outbox.take() is None
+
+
+async def test_array_is_written_once_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = 0
+
+    def write(members: Iterable[str]) -> str:
+        nonlocal written
+        written += 1
+        return "[]"
+
+    monkeypatch.setattr(outbox_module.events, "array", write)
+    shared = array(1, 2)
+    for combined in (False, True):
+        outbox = Outbox(1_000_000, combined=combined)
+        outbox.push_array("!ticker@arr", shared)
+        assert drained(outbox)
+    assert written == 1
 
 
 async def test_client_for_which_more_than_its_bound_waits_is_ended_and_costs_nothing_more() -> None:
     outbox = Outbox(10_000)
     outbox.follow_trades(TRADES, 0)
-    outbox.push_latest(member(1), "1")
+    outbox.push_array("!ticker@arr", array(1))
     for first in range(1, 31, 10):
         outbox.push_trades(TRADES, chunk(first, first + 9, size=1_000))
     assert outbox.ended.result() is Close.SLOW_CONSUMER
-    outbox.push_latest(member(1), "1")
+    outbox.push_array("!ticker@arr", array(1))
     assert outbox.take() is None
     assert outbox.dropped == 0
 

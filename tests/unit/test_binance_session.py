@@ -4,11 +4,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from app.binance import session as session_module
+from app.binance.arrays import Arrays
 from app.binance.forms import Forms
 from app.binance.names import Names
 from app.binance.outbox import Outbox
@@ -36,7 +38,9 @@ class Floor:
         self.registry = Registry()
         self.registry.replace(instruments)
         names = Names(self.registry)
-        self.market = Market(self.hub, self.table, self.registry, names, Forms(names))  # type: ignore[arg-type]
+        history: Any = self.table
+        self.arrays = Arrays(self.hub, history, self.registry)
+        self.market = Market(self.hub, history, self.registry, names, Forms(names), self.arrays)
 
     def trade(self, *ids: int, of: int = 1, seconds: float = 0) -> None:
         ticks = [tick(number, seconds, of=of) for number in ids]
@@ -73,6 +77,15 @@ class Talk:
             await asyncio.sleep(0)
         self.read()
 
+    async def second(self, number: int) -> list[list[str]]:
+        """The symbols of each array that comes when so many seconds have passed since the start."""
+        self.frames.clear()
+        self.floor.now = START + timedelta(seconds=number)
+        self.floor.hub.turn_clock()
+        self.floor.hub.flush()
+        await self.turns(5)
+        return [sorted(one["s"] for one in frame) for frame in self.frames if isinstance(frame, list)]
+
     @property
     def trade_ids(self) -> list[int]:
         return [frame["t"] for frame in self.frames if frame.get("e") == "trade"]
@@ -92,6 +105,7 @@ async def talk(
 ) -> AsyncIterator[Talk]:
     floor = floor or Floor([instrument(number) for number in range(1, instruments + 1)])
     floor.hub.go_live()
+    arrays = asyncio.create_task(floor.arrays.run())
     with patient():
         made = Talk(floor, url, life)
         await made.turns()
@@ -99,8 +113,9 @@ async def talk(
             yield made
         finally:
             made.session.leave()
-            made.joiner.cancel()
-            await asyncio.wait([made.joiner])
+            for task in (made.joiner, arrays):
+                task.cancel()
+            await asyncio.wait([made.joiner, arrays])
     assert floor.hub.topics == []
 
 
@@ -155,13 +170,13 @@ async def test_name_that_no_stream_can_have_is_refused_and_nothing_of_the_reques
 
 async def test_connection_holds_1024_streams_and_not_one_more() -> None:
     async with talk() as t:
-        names = [f"t{number}@trade" for number in range(1, 1_025)]
-        assert t.say("SUBSCRIBE", *names)["result"] is None
+        names = [f"coinbase.ticker{number}@kline_15m@+05:45" for number in range(1, 1_025)]
+        assert t.say("SUBSCRIBE", *names)["result"] is None, "all in one message"
         assert t.say("SUBSCRIBE", *names[:9])["result"] is None
-        refused = t.say("SUBSCRIBE", "t1@trade", "t1@ticker", id=4)
+        refused = t.say("SUBSCRIBE", names[0], "t1@ticker", id=4)
         assert (refused["code"], refused["id"]) == (2, 4)
         assert len(t.say("LIST_SUBSCRIPTIONS")["result"]) == 1_024
-        assert t.say("UNSUBSCRIBE", "t1@trade")["result"] is None
+        assert t.say("UNSUBSCRIBE", names[0])["result"] is None
         assert t.say("SUBSCRIBE", "t1@ticker")["result"] is None
 
 
@@ -197,18 +212,49 @@ async def test_kline_is_told_each_two_seconds_and_at_once_where_it_closes() -> N
 async def test_array_brings_the_tickers_that_changed_in_one_frame_each_second() -> None:
     async with talk("/ws/!miniTicker@arr", 3) as t:
         await t.turns(200)
+        assert await t.second(1) == []
         t.floor.trade(1, of=1)
         t.floor.trade(1, of=3)
-        assert t.read() == []
-        t.floor.now = tick(1, 1).time
-        assert [sorted(one["s"] for one in frame) for frame in t.read()] == [["T1", "T3"]]
+        await t.turns()
+        assert t.frames == []
+        assert await t.second(2) == [["T1", "T3"]]
         t.floor.registry.replace([instrument(number) for number in (1, 4)])
         await t.turns(200)
         t.floor.trade(2, of=1)
         t.floor.trade(2, of=3)
         t.floor.trade(1, of=4)
-        t.floor.now = tick(1, 2).time
-        assert [sorted(one["s"] for one in frame) for frame in t.read()] == [["T1", "T4"]]
+        assert await t.second(3) == [["T1", "T4"]]
+
+
+async def test_array_leaves_out_what_the_turn_of_a_minute_does_not_change() -> None:
+    async with talk("/ws/!ticker@arr", 3) as t:
+        await t.turns(200)
+        t.floor.trade(1, of=1)
+        assert await t.second(1) == [["T1"]]
+        # The trade leaves the five minutes of the average price, which another stream tells of.
+        assert [second for second in range(2, 400) if await t.second(second)] == [360]
+        t.floor.now = START + timedelta(days=1, seconds=30)
+        t.floor.hub.turn_clock()
+        assert await t.second(86_400 + 60) == [["T1"]], "the trade left the window"
+
+
+async def test_array_is_gathered_once_for_all_clients_of_its_form() -> None:
+    floor = Floor([instrument(number) for number in (1, 2)])
+    async with talk("/ws/!ticker@arr", floor=floor) as one:
+        other = Talk(floor, "/stream?streams=!ticker@arr", DAY)
+        await one.turns(200)
+        assert [len(topic.audiences) for topic in floor.hub.topics] == [1, 1]
+        assert [len(topic.subscribers) for topic in floor.hub.topics] == [1, 1]
+        floor.trade(1)
+        assert await one.second(1) == [["T1"]]
+        assert [frame["stream"] for frame in other.read()] == ["!ticker@arr"]
+        one.say("UNSUBSCRIBE", "!ticker@arr")
+        floor.trade(2)
+        assert await one.second(2) == []
+        assert [one["s"] for frame in other.read() for one in frame["data"]] == ["T1"]
+        other.session.leave()
+        other.joiner.cancel()
+        await asyncio.wait([other.joiner])
 
 
 async def test_resumption_brings_what_came_after_the_id_and_then_goes_live() -> None:

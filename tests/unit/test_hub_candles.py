@@ -381,9 +381,11 @@ async def test_ticker_moves_with_the_minute_though_nothing_trades() -> None:
         w.table.commit(tick(1, -86_400 + 30), tick(2, 1))
         w.pass_time(5)
         await w.subscribe("ticker")
-        assert w.events[-1]["trades"] == 2
+        assert w.events[-1]["ticker"]["trades"] == 2
         w.pass_time(60)
         assert [event["trades"] for event in w.read()] == [1]
+        w.pass_time(60)
+        assert w.read() == [], "nothing left the window"
 
 
 async def test_topics_of_several_zones_are_apart_and_end_with_their_subscriptions() -> None:

@@ -52,6 +52,8 @@ def average_from_nothing(own: Sequence[Tick], now: datetime) -> str | None:
         return None
     ticks = [one for one in own if one.time >= window_start(now, timedelta(minutes=5))]
     volume = sum((one.size for one in ticks), Decimal(0))
+    if not volume and ticks:
+        return plain(max(ticks, key=lambda one: one.trade_id).price)
     if not volume:
         return candles_of(own, Interval.M1, now)[-1].close
     return f"{sum((one.price * one.size for one in ticks), Decimal(0)) / volume:.8f}"
