@@ -114,16 +114,19 @@ class Backlog:
 
     async def spill(self) -> None:
         """Move to the spool what it takes, oldest first; what it does not stays in memory."""
-        if not self._spool:
-            return
+        if self._spool:
+            # Whoever is cancelled while the disk is written to leaves: what is written leaves memory all the same.
+            await asyncio.shield(self._spill(self._spool))
+
+    async def _spill(self, spool: Spool) -> None:
         async with self._turn:
             if self._hand and self._origin is _Origin.MEMORY:
-                if await self._spool.append(self._hand, self._symbols) < len(self._hand):
+                if await spool.append(self._hand, self._symbols) < len(self._hand):
                     return
                 self._origin = _Origin.SPILLED
             while self._memory:
                 oldest = [*islice(self._memory, SPILLED_AT_ONCE)]
-                kept = await self._spool.append(oldest, self._symbols)
+                kept = await spool.append(oldest, self._symbols)
                 for _ in range(kept):
                     self._memory.popleft()
                 if kept < len(oldest):

@@ -1,9 +1,12 @@
 """The backlog: batches in order, from memory and from disk, none lost whatever happens to the one in hand."""
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -146,3 +149,28 @@ async def test_any_order_of_calls_hands_out_every_tick_in_order(spool: Spool, se
         assert number <= stored + 1, "a hole"
         stored = max(stored, number)
     assert stored == pushed
+
+
+async def test_spilling_that_is_cancelled_while_the_disk_is_written_to_keeps_each_tick_once(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what the thread wrote stayed in memory too, and was written once more."""
+    writing, proceed = threading.Event(), threading.Event()
+    append = spool._append
+
+    def slowly(*arguments: Any) -> int:
+        writing.set()
+        proceed.wait(20)
+        return append(*arguments)
+
+    monkeypatch.setattr(spool, "_append", slowly)
+    backlog = Backlog(100, spool, SYMBOLS)
+    backlog.push(ticks(1, 10))
+    spilling = asyncio.create_task(backlog.spill())
+    await asyncio.to_thread(writing.wait, 20)
+    spilling.cancel()
+    await asyncio.wait([spilling])
+    proceed.set()
+    await backlog.spill()
+    assert (backlog.on_disk, backlog.in_memory) == (10, 0)
+    assert await drained(backlog) == [*range(1, 11)]
