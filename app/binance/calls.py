@@ -38,7 +38,7 @@ _OTHER_METHODS: Final = [one for one in HttpMethod if one not in (HttpMethod.GET
 _encode: Final = msgspec.json.Encoder().encode
 _log = structlog.get_logger()
 
-Asking = Request[Any, Any, State]
+AnyRequest = Request[Any, Any, State]
 
 
 class Refusal(msgspec.Struct):
@@ -103,7 +103,7 @@ _REFUSALS: Final = {
 
 
 async def _answer(
-    request: Asking,
+    request: AnyRequest,
     settings: NamedDependency[Settings],
     pool: NamedDependency[Pool],
     binance_names: NamedDependency[Names],
@@ -120,7 +120,9 @@ async def _answer(
     return Response(_encode(found), media_type=MediaType.JSON, headers=_headers(request))
 
 
-async def _refuse(request: Asking, settings: NamedDependency[Settings], pool: NamedDependency[Pool]) -> Response[bytes]:
+async def _refuse(
+    request: AnyRequest, settings: NamedDependency[Settings], pool: NamedDependency[Pool]
+) -> Response[bytes]:
     with translated():
         async with pool.connection() as conn:
             await _spend(request, conn, 1, settings.request_weight)
@@ -128,7 +130,7 @@ async def _refuse(request: Asking, settings: NamedDependency[Settings], pool: Na
     raise BinanceError(-1020, "This operation is not supported.", status)
 
 
-async def _spend(request: Asking, conn: Connection, cost: int, limit: int) -> None:
+async def _spend(request: AnyRequest, conn: Connection, cost: int, limit: int) -> None:
     """Raises BinanceError where the address has used up its weight of the minute."""
     address = request.client.host if request.client else ""
     used, seconds_left = await usage.spend(conn, LIMIT, address, cost, MINUTE)
@@ -137,12 +139,12 @@ async def _spend(request: Asking, conn: Connection, cost: int, limit: int) -> No
         raise errors.too_much_weight(limit, seconds_left)
 
 
-def _headers(request: Asking) -> dict[str, str]:
+def _headers(request: AnyRequest) -> dict[str, str]:
     used = request.state.get("used_weight")
     return {} if used is None else {"X-MBX-USED-WEIGHT": str(used), "X-MBX-USED-WEIGHT-1M": str(used)}
 
 
-def refuse(request: Asking, error: Exception) -> Response[bytes]:
+def refuse(request: AnyRequest, error: Exception) -> Response[bytes]:
     """Any error in Binance's form."""
     refusal = _refusal(request, error)
     headers = _headers(request)
@@ -153,7 +155,7 @@ def refuse(request: Asking, error: Exception) -> Response[bytes]:
     return Response(_encode(refusal.body), status_code=refusal.status, media_type=MediaType.JSON, headers=headers)
 
 
-def _refusal(request: Asking, error: Exception) -> BinanceError:
+def _refusal(request: AnyRequest, error: Exception) -> BinanceError:
     match error:
         case BinanceError():
             return error

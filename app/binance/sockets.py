@@ -41,8 +41,8 @@ async def streams(
     try:
         if edge.is_foreign(socket):
             raise _FOREIGN
-        asked = wishes(socket.scope["path"], socket.scope["query_string"].decode("latin-1"))
         await _spend(socket, pool, settings.connection_limit)
+        asked = wishes(socket.scope["path"], socket.scope["query_string"].decode("latin-1"))
         if service.refusal:
             raise unavailable()
     except (DatabaseUnavailable, DatabaseRefused) as error:
@@ -56,7 +56,7 @@ async def streams(
 
 
 async def _spend(socket: Socket, pool: Pool, limit: int) -> None:
-    """Count the connection among those of its address."""
+    """Count the connection among those of its address, also where it is refused: some clients ask again at once."""
     address = socket.client.host if socket.client else ""
     with translated():
         async with pool.connection() as conn:

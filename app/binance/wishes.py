@@ -6,7 +6,7 @@ from urllib.parse import unquote
 
 from app.binance.wire.errors import BinanceError
 from app.binance.wire.parameters import MILLISECOND, time_unit
-from app.binance.wire.streams import Stream, listed, parse
+from app.binance.wire.streams import Stream, is_elsewhere, listed, parse
 from app.binance.wire.weights import STREAMS
 
 EXTENSIONS: Final = ("gap", "correction")
@@ -29,12 +29,16 @@ class Wishes(NamedTuple):
 
 
 def wishes(path: str, query: str) -> Wishes:
-    """Of `/ws`, `/ws/<streams>` or `/stream?streams=`. Raises BinanceError."""
+    """Of `/ws`, `/ws/<streams>` or `/stream?streams=`. Raises BinanceError.
+
+    Streams that Binance has and this server has not are held and stay silent: a client whose URL is refused for one of
+    them loses all others, and some ask again without a pause.
+    """
     sent = dict(_pairs(query))
     combined = not path.startswith("/ws")
     names = listed(sent.get("streams", "") if combined else path.removeprefix("/ws"))
     try:
-        streams = {name: known(name) for name in names}
+        streams = {name: None if is_elsewhere(name) else known(name) for name in names}
     except UnknownStream as error:
         raise _invalid("streams", str(error)) from None
     if len(streams) > STREAMS:

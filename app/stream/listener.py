@@ -5,6 +5,7 @@ holds above the last id of each instrument that somebody watches, then go live, 
 """
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
@@ -17,8 +18,17 @@ from psycopg import AsyncConnection
 import sql as queries
 from app import db
 from app.errors import DatabaseUnavailable
-from app.market import store
-from app.market.model import MAX_TIME_US, MICROSECOND, InstrumentId, Tick, from_micros, tick_problem, to_micros
+from app.market import store, tickers
+from app.market.model import (
+    MAX_TIME_US,
+    MICROSECOND,
+    Instrument,
+    InstrumentId,
+    Tick,
+    from_micros,
+    tick_problem,
+    to_micros,
+)
 from app.market.registry import Registry
 from app.stream.hub import Hub
 
@@ -74,7 +84,7 @@ class Listener:
     async def _listen(self, conn: AsyncConnection[Any]) -> None:
         await conn.execute("LISTEN ticks; LISTEN corrections; LISTEN gaps; LISTEN instruments; LISTEN caught_up")
         instruments = await store.instruments(conn)
-        await self._catch_up(conn)
+        await self._catch_up(conn, instruments)
         # Only now: a client that finds a new instrument finds its last id known, too.
         self._registry.replace(instruments)
         # Notifications come in the order of commits: whatever precedes our own was stored before we had read the table.
@@ -127,19 +137,19 @@ class Listener:
             if not await self._page(conn, instrument_id, place, place.trade_id, 1, tick.time + MICROSECOND):
                 raise ValueError(f"instrument {instrument_id} has no tick {tick.trade_id}")
 
-    async def _catch_up(self, conn: AsyncConnection[Any]) -> None:
+    async def _catch_up(self, conn: AsyncConnection[Any], instruments: Sequence[Instrument]) -> None:
         hub = self._hub
         cursor = await conn.execute(_QUERIES["last_ids"])
         newest = {instrument_id: last_id for instrument_id, last_id in await cursor.fetchall() if last_id is not None}
-        behind = [instrument_id for instrument_id, last_id in newest.items() if last_id > hub.last_id(instrument_id)]
+        behind = {instrument_id for instrument_id, last_id in newest.items() if last_id > hub.last_id(instrument_id)}
+        idle = [one for one in instruments if one.id in behind and not hub.watches(one.id)]
+        last = await tickers.last_trades(conn, idle)
         for instrument_id in sorted(behind, key=hub.watches, reverse=True):
-            if not hub.watches(instrument_id):
-                time_us = await self._last_time(conn, instrument_id)
-                if not hub.watches(instrument_id):
-                    # Still nobody: only where it stands matters.
-                    hub.last[instrument_id] = (newest[instrument_id], time_us)
-                    continue
-            await self._replay(conn, instrument_id)
+            if instrument_id in last and not hub.watches(instrument_id):
+                # Still nobody: only where it stands matters.
+                hub.last[instrument_id] = (newest[instrument_id], to_micros(last[instrument_id].time))
+            else:
+                await self._replay(conn, instrument_id)
 
     async def _replay(self, conn: AsyncConnection[Any], instrument_id: InstrumentId) -> None:
         last_id, time_us = self._hub.last.get(instrument_id, (store.NO_ID, 0))
@@ -167,11 +177,6 @@ class Listener:
             Tick(instrument_id, trade_id, to_micros(time), price, size, maker)
             for trade_id, time, price, size, maker in await cursor.fetchall()
         ]
-
-    async def _last_time(self, conn: AsyncConnection[Any], instrument_id: InstrumentId) -> int:
-        cursor = await conn.execute(_QUERIES["last_tick"], {"instrument_id": instrument_id, "at": store.NEVER})
-        row = await cursor.fetchone()
-        return to_micros(row[1]) if row else 0
 
 
 def _check(ticks: list[Tick]) -> None:

@@ -108,7 +108,7 @@ async def history(
     Where the range holds one alone, the one before it comes too: pollers need both.
     """
     instrument = registry.find(parameters.given("symbol", name))
-    asked = parameters.asked_of(resolution, start, end, countback)
+    asked = parameters.bars_wanted(resolution, start, end, countback)
     parameters.check_currency(currency, instrument)
     with translated():
         async with pool.connection() as conn:
@@ -172,7 +172,7 @@ async def _marks(
     registry: Registry, pool: Pool, name: str | None, resolution: str | None, start: str | None, end: str | None
 ) -> list[drawn.Mark]:
     instrument = registry.find(parameters.given("symbol", name))
-    asked = parameters.asked_of(resolution, start, end, None)
+    asked = parameters.bars_wanted(resolution, start, end, None)
     with translated():
         async with pool.connection() as conn:
             return await drawn.marks(conn, instrument, asked.interval, asked.start, asked.end)

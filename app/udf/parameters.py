@@ -19,7 +19,7 @@ _SECONDS: Final = re.compile(r"-?[0-9]{1,11}(\.[0-9]{1,20})?")
 _COUNT: Final = re.compile(r"[0-9]{1,18}")
 
 
-class Asked(NamedTuple):
+class BarsWanted(NamedTuple):
     """Bars from `start` to before `end`; where `countback` is not 0, the newest so many before `end`."""
 
     interval: Interval
@@ -35,7 +35,7 @@ def given(field: str, text: str | None) -> str:
     return text
 
 
-def asked_of(resolution: str | None, start: str | None, end: str | None, countback: str | None) -> Asked:
+def bars_wanted(resolution: str | None, start: str | None, end: str | None, countback: str | None) -> BarsWanted:
     """What a request for history asks for; its `from` does without where there is a count."""
     interval = resolution_of(resolution)
     before = time_of("to", end)
@@ -43,7 +43,7 @@ def asked_of(resolution: str | None, start: str | None, end: str | None, countba
     since = time_of("from", start) if start or not count else before
     if before < since and not count:
         raise InvalidParameter("to", "is before from")
-    return Asked(interval, since, before, count)
+    return BarsWanted(interval, since, before, count)
 
 
 def resolution_of(text: str | None) -> Interval:

@@ -17,7 +17,7 @@ from app.udf.model import (
     number,
     numbers,
 )
-from app.udf.parameters import MAX_BARS, Asked
+from app.udf.parameters import MAX_BARS, BarsWanted
 from app.udf.symbols import description
 
 
@@ -26,7 +26,7 @@ def seconds(moment: datetime) -> int:
     return to_micros(moment) // 1_000_000
 
 
-async def history(conn: Connection, instrument: Instrument, asked: Asked, now: datetime) -> History | NoHistory:
+async def history(conn: Connection, instrument: Instrument, asked: BarsWanted, now: datetime) -> History | NoHistory:
     """The bars asked for, the newest 5,000 of them at most.
 
     A client that polls cannot use one bar alone: where a range holds one, the one before the range comes with it.

@@ -135,11 +135,6 @@ ORDER BY time, trade_id LIMIT %(limit)s;
 SELECT min(bucket) FROM {level}
 WHERE instrument_id = %(instrument_id)s AND last_id > %(after_id)s AND bucket >= %(start)s AND bucket < %(end)s;
 
--- name: last_tick
--- The last tick at or before a time, by the unique key. One row or none.
-SELECT trade_id, time, price, size, buyer_is_maker FROM market.ticks
-WHERE instrument_id = %(instrument_id)s AND time <= %(at)s ORDER BY time DESC, trade_id DESC LIMIT 1;
-
 -- name: last_ids
 -- The highest trade id of each instrument, out of its two newest days of candles. A row per instrument; null without
 -- ticks.

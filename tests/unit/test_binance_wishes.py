@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.binance.wire.errors import BinanceError
 from app.binance.wire.streams import parse
-from app.binance.wishes import Wishes, wishes
+from app.binance.wishes import UnknownStream, Wishes, known, wishes
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,24 @@ def test_streams_of_a_url_are_taken_each_once(path: str, query: str, names: list
     assert asked == Wishes({name: parse(name) for name in names}, path == "/stream")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "btcusdt@bookTicker",
+        "btcusdt@depth",
+        "btcusdt@depth5@100ms",
+        "btcusdt@ticker_1h",
+        "!bookTicker",
+        "!ticker_1d@arr",
+    ],
+)
+def test_stream_that_binance_alone_has_does_not_cost_the_others_of_its_url(name: str) -> None:
+    asked = wishes("/stream", f"streams=btcusdt@trade/{name}")
+    assert asked.streams == {"btcusdt@trade": parse("btcusdt@trade"), name: None}
+    with pytest.raises(UnknownStream):
+        known(name)
+
+
 def test_symbol_in_upper_case_is_that_of_no_instrument() -> None:
     assert wishes("/ws/BTCUSDT@trade/btcusdt@trade", "").streams == {
         "BTCUSDT@trade": None,
@@ -55,7 +73,7 @@ def test_extensions_and_resumption_are_what_the_url_asks_for() -> None:
 @pytest.mark.parametrize(
     ("path", "query", "reason"),
     [
-        ("/ws/btcusdt@depth", "", "'btcusdt@depth'"),
+        ("/ws/btcusdt@deep", "", "'btcusdt@deep'"),
         ("/ws/btcusdt@kline_7m", "", "'btcusdt@kline_7m'"),
         ("/ws/btcusdt@kline_1d@+15:00", "", "+15:00"),
         ("/ws/!", "", "'!'"),

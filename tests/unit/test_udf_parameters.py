@@ -12,7 +12,7 @@ from app.market.intervals import Interval
 from app.market.model import to_micros
 from app.market.store import ALWAYS, NEVER
 from app.udf import parameters
-from app.udf.parameters import MAX_BARS, MAX_MATCHES, MAX_SYMBOLS, Asked
+from app.udf.parameters import MAX_BARS, MAX_MATCHES, MAX_SYMBOLS, BarsWanted
 from app.udf.resolutions import RESOLUTIONS
 
 MOMENT = datetime(2021, 1, 8, tzinfo=UTC)
@@ -70,9 +70,9 @@ def test_time_of_is_exact_to_the_microsecond(whole: int, micros: int) -> None:
 @given(st.text(max_size=40))
 def test_any_text_is_read_or_refused_as_an_invalid_parameter(text: str) -> None:
     for read in (
-        lambda: parameters.asked_of(text, text, text, text),
-        lambda: parameters.asked_of("1D", text, text, None),
-        lambda: parameters.asked_of("1D", None, "0", text),
+        lambda: parameters.bars_wanted(text, text, text, text),
+        lambda: parameters.bars_wanted("1D", text, text, None),
+        lambda: parameters.bars_wanted("1D", None, "0", text),
         lambda: parameters.limit_of(text),
         lambda: parameters.symbols_of(text),
     ):
@@ -82,12 +82,12 @@ def test_any_text_is_read_or_refused_as_an_invalid_parameter(text: str) -> None:
 
 def test_asked_of_takes_a_count_or_a_start() -> None:
     day = Interval.D1
-    assert parameters.asked_of("D", "0", "1610064000", None) == Asked(day, ALWAYS, MOMENT, 0)
-    assert parameters.asked_of("D", "0", "1610064000", "0") == Asked(day, ALWAYS, MOMENT, 0)
-    assert parameters.asked_of("D", "0", "1610064000", "2") == Asked(day, ALWAYS, MOMENT, 2)
-    assert parameters.asked_of("D", None, "1610064000", "2") == Asked(day, MOMENT, MOMENT, 2)
-    assert parameters.asked_of("D", "9999999999", "1610064000", "2").countback == 2
-    assert parameters.asked_of("D", None, "1610064000", "9" * 18).countback == MAX_BARS
+    assert parameters.bars_wanted("D", "0", "1610064000", None) == BarsWanted(day, ALWAYS, MOMENT, 0)
+    assert parameters.bars_wanted("D", "0", "1610064000", "0") == BarsWanted(day, ALWAYS, MOMENT, 0)
+    assert parameters.bars_wanted("D", "0", "1610064000", "2") == BarsWanted(day, ALWAYS, MOMENT, 2)
+    assert parameters.bars_wanted("D", None, "1610064000", "2") == BarsWanted(day, MOMENT, MOMENT, 2)
+    assert parameters.bars_wanted("D", "9999999999", "1610064000", "2").countback == 2
+    assert parameters.bars_wanted("D", None, "1610064000", "9" * 18).countback == MAX_BARS
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_asked_of_takes_a_count_or_a_start() -> None:
 )
 def test_asked_of_names_the_field_that_is_missing_or_wrong(asked: tuple[str | None, ...], field: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        parameters.asked_of(*asked)
+        parameters.bars_wanted(*asked)
     assert caught.value.field == field
 
 

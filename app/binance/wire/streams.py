@@ -17,6 +17,12 @@ _NAME: Final = re.compile(
 _ALL: Final = re.compile(r"!(?P<kind>ticker|miniTicker)@arr(?:@[1-9]\d{2,3}ms)?", re.ASCII)
 """python-binance asks for `!miniTicker@arr@1000ms`; the speed is a second, whatever it says."""
 
+_PUBLISHED: Final = re.compile(
+    r"[a-zA-Z0-9._-]{1,80}@(?:bookTicker|depth(?:5|10|20)?(?:@1000?ms)?|ticker_(?:1h|4h|1d)|blockTrade|referencePrice)"
+    r"|!bookTicker|!ticker_(?:1h|4h|1d)@arr",
+    re.ASCII,
+)
+
 
 class Stream(NamedTuple):
     """What a name asks for; `symbol` is in upper case, and None for all. `name` is what events are labelled with."""
@@ -42,6 +48,11 @@ def parse(name: str) -> Stream | None:
     if found["interval"] not in Interval.__members__.values() or zone is None:
         return None
     return Stream(name, "kline", symbol, Interval(found["interval"]), zone)
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether it is the name of a stream that Binance has and this server has not: of order books and the like."""
+    return _PUBLISHED.fullmatch(name) is not None
 
 
 def written(name: str) -> str:
