@@ -40,7 +40,7 @@ async def test_page_of_another_origin_is_refused(any_database: Database) -> None
     ("path", "code", "reason"),
     [
         ("/stream?streams=btcusdt@trade&timeUnit=NANOSECOND", -1194, "time unit"),
-        ("/ws/btcusdt@depth", -1130, "btcusdt@depth"),
+        ("/ws/btcusdt@deep", -1130, "btcusdt@deep"),
         ("/ws/btcusdt@trade/btcusdt@ticker?resume=7", -1130, "streams of trades"),
         ("/ws/btcusdt@trade?events=everything", -1130, "everything"),
         ("/stream?streams=" + "/".join(f"t{number}@trade" for number in range(1_025)), -1130, "1024"),

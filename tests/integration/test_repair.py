@@ -116,6 +116,7 @@ async def test_repairer_fills_gaps_and_candles_of_every_level_are_exact_afterwar
         repairer = make(database, client, instrument)
         async with running(repairer):
             await until(closed(database))
+            await until(lambda: repairer.counters.filled == 3)  # counted once it is committed
     assert stored(database, instrument) == ticks
     assert gaps(database) == [(11, 13, "filled", None), (50, 135, "filled", None), (300, 300, "filled", None)]
     counters = repairer.counters
@@ -328,6 +329,7 @@ async def test_repairers_of_one_instrument_do_not_work_at_the_same_time(database
         one, two = (make(database, client, instrument) for _ in range(2))
         async with running(one), running(two):
             await until(closed(database))
+            await until(lambda: one.counters.filled + two.counters.filled == 1)
     assert stored(database, instrument) == ticks
     assert venue.asked == [*range(5, 96, PAGE)]
     assert one.counters.ticks + two.counters.ticks == 91
