@@ -18,8 +18,8 @@ class Names:
 
     `BTC-USD` of COINBASE can be `BTCUSD`, `COINBASE.BTCUSD` or `COINBASE.BTCUSD.7` (7 is its id). In the order of their
     ids, the instruments claim those of their three names that are still free; the first that one has claimed is its
-    own, and by the others it is found too. As no instrument is ever deleted, no name ever comes to mean another one; but
-    for two of one name that are added in the same moment, whose ids may be committed in either order.
+    own, and by the others it is found too. As no instrument is ever deleted, no name ever comes to mean another one,
+    but for two of one name that are added in the same moment, whose ids may be committed in either order.
     """
 
     def __init__(self, registry: Registry) -> None:
