@@ -26,7 +26,7 @@ from app.binance.arrays import Arrays
 from app.binance.forms import Forms
 from app.binance.handlers import router as binance_router
 from app.binance.names import Names
-from app.binance.session import Market
+from app.binance.session import Shared
 from app.binance.sockets import streams as binance_streams
 from app.errors import OperatorError, StreamFailed, TickwickError
 from app.market.handlers import ADMIN
@@ -91,7 +91,7 @@ def create_app(settings: Settings) -> Litestar:
     names = Names(registry)
     history = StoredHistory(pool)
     arrays = Arrays(stream.hub, history, registry)
-    market = Market(stream.hub, history, registry, names, Forms(names), arrays)
+    shared = Shared(stream.hub, history, registry, names, Forms(names), arrays)
 
     async def run() -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -130,7 +130,7 @@ def create_app(settings: Settings) -> Litestar:
             "pool": Provide(lambda: pool, use_cache=True, sync_to_thread=False),
             "settings": Provide(lambda: settings, use_cache=True, sync_to_thread=False),
             "binance_names": Provide(lambda: names, use_cache=True, sync_to_thread=False),
-            "market": Provide(lambda: market, use_cache=True, sync_to_thread=False),
+            "binance_shared": Provide(lambda: shared, use_cache=True, sync_to_thread=False),
         },
         state=State({"admin_token": settings.admin_token}),
         exception_handlers=problems.HANDLERS,

@@ -111,9 +111,11 @@ async def _answer(
     call: Call = request.route_handler.opt["call"]
     pairs = list(request.query_params.multi_items())
     limit = settings.request_weight
+    # What is used at least: told where the database cannot be asked.
+    request.state.used_weight = cost = weight(call.name, dict(pairs))
     with translated():
         async with pool.connection() as conn:
-            await _spend(request, conn, weight(call.name, dict(pairs)), limit)
+            await _spend(request, conn, cost, limit)
             given = Parameters(pairs, call.allowed)
             unit = time_unit(request.headers.get("x-mbx-time-unit"))
             found = await call.read(Asked(given, binance_names, conn, unit, datetime.now(UTC), limit))
@@ -123,6 +125,7 @@ async def _answer(
 async def _refuse(
     request: AnyRequest, settings: NamedDependency[Settings], pool: NamedDependency[Pool]
 ) -> Response[bytes]:
+    request.state.used_weight = 1
     with translated():
         async with pool.connection() as conn:
             await _spend(request, conn, 1, settings.request_weight)
@@ -140,8 +143,8 @@ async def _spend(request: AnyRequest, conn: Connection, cost: int, limit: int) -
 
 
 def _headers(request: AnyRequest) -> dict[str, str]:
-    used = request.state.get("used_weight")
-    return {} if used is None else {"X-MBX-USED-WEIGHT": str(used), "X-MBX-USED-WEIGHT-1M": str(used)}
+    used = str(request.state.get("used_weight", 0))
+    return {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
 
 
 def refuse(request: AnyRequest, error: Exception) -> Response[bytes]:

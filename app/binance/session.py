@@ -8,13 +8,13 @@ from typing import Final, NamedTuple, assert_never
 
 from app.binance.arrays import Arrays
 from app.binance.forms import Forms
+from app.binance.handshake import Handshake, UnknownStream, known
 from app.binance.names import Names
 from app.binance.outbox import Outbox
 from app.binance.wire import control
 from app.binance.wire.control import Refused
 from app.binance.wire.streams import Stream, written
 from app.binance.wire.weights import MESSAGES_PER_SECOND, STREAMS
-from app.binance.wishes import UnknownStream, Wishes, known
 from app.market.intervals import Interval, bucket_of
 from app.market.model import EPOCH, InstrumentId
 from app.market.registry import Registry
@@ -32,7 +32,7 @@ NOTICE_SECONDS: Final = 60.0
 """How long before its end a connection is told of it."""
 
 
-class Market(NamedTuple):
+class Shared(NamedTuple):
     """What all sessions of a process share."""
 
     hub: Hub
@@ -58,15 +58,15 @@ class Session:
     A stream of a symbol that is not known yet comes to life with its instrument. `life` is in seconds.
     """
 
-    def __init__(self, market: Market, outbox: Outbox, wishes: Wishes, life: float) -> None:
-        self._market = market
+    def __init__(self, shared: Shared, outbox: Outbox, handshake: Handshake, life: float) -> None:
+        self._shared = shared
         self._outbox = outbox
-        self._wishes = wishes
+        self._handshake = handshake
         self._life = life
         self._held: dict[str, Held] = {}
-        self._joiner = Joiner(market.hub)
+        self._joiner = Joiner(shared.hub)
         self._budget = Budget(MESSAGES_PER_SECOND)
-        self._hold(wishes.streams, wishes.since)
+        self._hold(handshake.streams, handshake.since)
 
     def receive(self, frame: str) -> None:
         """Carry out one frame. Raises BadFrame and TooManyMessages, which end the connection."""
@@ -99,7 +99,7 @@ class Session:
 
     async def _keep_up(self) -> None:
         """Begin the streams whose instruments are new."""
-        registry = self._market.registry
+        registry = self._shared.registry
         while True:
             version = registry.version
             for name, held in self._held.items():
@@ -154,16 +154,16 @@ class Session:
 
     def _begin(self, name: str, held: Held) -> None:
         """Subscribe to what a held stream tells of, where that has not been done; it waits for its instrument."""
-        market, stream = self._market, held.stream
+        shared, stream = self._shared, held.stream
         if stream is None or held.end:
             return
-        form = market.forms.of(stream, self._wishes.unit, self._wishes.extensions)
+        form = shared.forms.of(stream, self._handshake.unit, self._handshake.extensions)
         if stream.symbol is None:
-            market.arrays.listen(form, self._outbox, name)
-            held.end = partial(market.arrays.leave, form, self._outbox, name)
-        elif instrument := market.names.get(stream.symbol):
+            shared.arrays.listen(form, self._outbox, name)
+            held.end = partial(shared.arrays.leave, form, self._outbox, name)
+        elif instrument := shared.names.get(stream.symbol):
             key = key_of(stream, instrument.id)
-            subscription = Subscription(market.hub, market.history, self._outbox, instrument, key, form, name)
+            subscription = Subscription(shared.hub, shared.history, self._outbox, instrument, key, form, name)
             subscription.since = held.since
             self._joiner.add(subscription)
             held.end = partial(self._joiner.drop, subscription)

@@ -8,11 +8,11 @@ from litestar import websocket
 from litestar.di import NamedDependency
 
 from app import usage
+from app.binance.handshake import handshake
 from app.binance.outbox import Outbox
-from app.binance.session import Market, Session
+from app.binance.session import Session, Shared
 from app.binance.wire.errors import BinanceError, too_many_connections, unavailable
 from app.binance.wire.weights import CONNECTIONS_SECONDS, LIFE, PING_SECONDS, PONG_SECONDS
-from app.binance.wishes import wishes
 from app.db import Pool, translated
 from app.errors import DatabaseRefused, DatabaseUnavailable
 from app.settings import Settings
@@ -34,7 +34,10 @@ _log = structlog.get_logger()
 
 @websocket(["/ws", "/ws/{streams:path}", "/stream"])
 async def streams(
-    socket: Socket, settings: NamedDependency[Settings], pool: NamedDependency[Pool], market: NamedDependency[Market]
+    socket: Socket,
+    settings: NamedDependency[Settings],
+    pool: NamedDependency[Pool],
+    binance_shared: NamedDependency[Shared],
 ) -> None:
     """Binance's market streams, raw and combined."""
     service: Stream = socket.app.state.stream
@@ -42,7 +45,7 @@ async def streams(
         if edge.is_foreign(socket):
             raise _FOREIGN
         await _spend(socket, pool, settings.connection_limit)
-        asked = wishes(socket.scope["path"], socket.scope["query_string"].decode("latin-1"))
+        asked = handshake(socket.scope["path"], socket.scope["query_string"].decode("latin-1"))
         if service.refusal:
             raise unavailable()
     except (DatabaseUnavailable, DatabaseRefused) as error:
@@ -52,7 +55,7 @@ async def streams(
         await _refuse(socket, error)
     else:
         outbox = Outbox(settings.outbox_bytes, combined=asked.combined, unit=asked.unit)
-        await _serve(socket, service, outbox, Session(market, outbox, asked, LIFE))
+        await _serve(socket, service, outbox, Session(binance_shared, outbox, asked, LIFE))
 
 
 async def _spend(socket: Socket, pool: Pool, limit: int) -> None:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from litestar import MediaType, Request, Response, Router, get
-from litestar.di import NamedDependency
+from litestar.di import NamedDependency, Provide
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Operation
 from litestar.params import QueryParameter
@@ -136,17 +136,36 @@ async def quotes(
             return await reads.quotes(conn, registry, wanted, datetime.now(UTC))
 
 
-@get("/marks", operation_id="udfMarks", summary="Marks on bars", responses=AWAY, operation_class=_Operation)
-async def marks(
+async def _marks(
     registry: NamedDependency[Registry],
     pool: NamedDependency[Pool],
     name: Name = None,
     resolution: Resolution = None,
     start: From = None,
     end: To = None,
-) -> Marks | Failure:
+) -> list[drawn.Mark]:
+    """What either kind of marks is drawn from."""
+    instrument = registry.find(parameters.given("symbol", name))
+    asked = parameters.bars_wanted(resolution, start, end, None)
+    with translated():
+        async with pool.connection() as conn:
+            return await drawn.marks(conn, instrument, asked.interval, asked.start, asked.end)
+
+
+MARKS: Final = {"found": Provide(_marks)}
+
+
+@get(
+    "/marks",
+    operation_id="udfMarks",
+    summary="Marks on bars",
+    responses=AWAY,
+    operation_class=_Operation,
+    dependencies=MARKS,
+)
+async def marks(found: NamedDependency[list[drawn.Mark]]) -> Marks | Failure:
     """What happened on the bars from that of `from` to that of `to`: where trades are missing, and why."""
-    return drawn.on_bars(await _marks(registry, pool, name, resolution, start, end))
+    return drawn.on_bars(found)
 
 
 @get(
@@ -155,27 +174,11 @@ async def marks(
     summary="Marks on the time scale",
     responses=AWAY,
     operation_class=_Operation,
+    dependencies=MARKS,
 )
-async def timescale_marks(
-    registry: NamedDependency[Registry],
-    pool: NamedDependency[Pool],
-    name: Name = None,
-    resolution: Resolution = None,
-    start: From = None,
-    end: To = None,
-) -> list[TimescaleMark] | Failure:
+async def timescale_marks(found: NamedDependency[list[drawn.Mark]]) -> list[TimescaleMark] | Failure:
     """As the marks on bars."""
-    return drawn.on_timescale(await _marks(registry, pool, name, resolution, start, end))
-
-
-async def _marks(
-    registry: Registry, pool: Pool, name: str | None, resolution: str | None, start: str | None, end: str | None
-) -> list[drawn.Mark]:
-    instrument = registry.find(parameters.given("symbol", name))
-    asked = parameters.bars_wanted(resolution, start, end, None)
-    with translated():
-        async with pool.connection() as conn:
-            return await drawn.marks(conn, instrument, asked.interval, asked.start, asked.end)
+    return drawn.on_timescale(found)
 
 
 def _on_error(request: Request[Any, Any, Any], error: TickwickError) -> Response[Any]:

@@ -3,6 +3,7 @@
 from typing import Any
 from urllib.parse import urlencode
 
+from tests.databases import Database
 from tests.integration.rest import Answer, Rest
 
 USED = "x-mbx-used-weight-1m"
@@ -30,3 +31,12 @@ async def refusal(rest: Rest, call: str, **query: Any) -> tuple[int, str]:
     assert answer.status == 400, (call, query, answer)
     assert list(answer.json) == ["code", "msg"]
     return answer.json["code"], answer.json["msg"]
+
+
+def begin_minute(database: Database) -> None:
+    """Begin to count anew, in a minute that lasts until the end of the next one: it does not turn during a test."""
+    database.execute("DELETE FROM ops.usage")
+    database.execute(
+        "INSERT INTO ops.usage (limit_name, subject, window_end, used)"
+        " VALUES ('binance weight', '127.0.0.1', date_bin('1 minute', now(), 'epoch') + interval '2 minutes', 0)"
+    )

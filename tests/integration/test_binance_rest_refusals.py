@@ -7,7 +7,7 @@ from typing import Any
 from app.embedded import Server
 from app.market.model import Instrument
 from tests.databases import Database
-from tests.integration.binance_rest import USED, ask, get, refusal
+from tests.integration.binance_rest import USED, ask, begin_minute, get, refusal
 from tests.integration.rest import Answer, Rest, serving, until_ready
 from tests.integration.ticks import add_instrument, series, store
 
@@ -199,15 +199,6 @@ WEIGHTS: list[tuple[str, dict[str, Any], int]] = [
 ]
 
 
-def begin_minute(database: Database) -> None:
-    """Begin to count anew, in a minute that lasts until the end of the next one: it does not turn during a test."""
-    database.execute("DELETE FROM ops.usage")
-    database.execute(
-        "INSERT INTO ops.usage (limit_name, subject, window_end, used)"
-        " VALUES ('binance weight', '127.0.0.1', date_bin('1 minute', now(), 'epoch') + interval '2 minutes', 0)"
-    )
-
-
 async def test_each_call_costs_its_weight_whatever_it_answers(any_database: Database, instrument: Instrument) -> None:
     await add_instrument(any_database, "ETHUSDT")
     async with serving(any_database) as rest:
@@ -251,9 +242,10 @@ async def test_server_answers_503_in_form_while_the_database_is_stopped_and_reco
     await store(any_database, series(instrument, 3), quiet=True)
     assert len(await get(rest, "trades", **BTC)) == 3
     await asyncio.to_thread(any_server.stop)
-    for call, query in (("ping", {}), ("klines", MINUTES), ("nothing", {})):
+    for call, query, weight in (("ping", {}, "1"), ("klines", MINUTES, "2"), ("nothing", {}, "1")):
         answer = await rest.ask(f"/api/v3/{call}", None, **query)
         assert (answer.status, answer.json["code"]) == (503, -1001), answer
+        assert answer.headers[USED] == weight, "at least what was asked for now"
         assert answer.headers["content-type"] == "application/json"
     await asyncio.to_thread(any_server.start)
     await until_ready(rest, 30)

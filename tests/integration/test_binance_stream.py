@@ -110,13 +110,13 @@ async def test_klines_of_every_interval_equal_those_of_rest_and_the_native_candl
 
 async def test_open_kline_follows_at_its_pace_and_a_closed_one_at_once(any_database: Database, market: Market) -> None:
     one = market.add("ONE")
-    async with serving(any_database) as running, listening(running, "/ws/one@kline_1s/one@kline_1m") as client:
+    async with serving(any_database) as running, listening(running, "/ws/one@kline_1s/one@kline_1d") as client:
         await joined(running, one)
         for number in range(1, 61):
             await asyncio.to_thread(market.trade, one, [number])
-            await asyncio.sleep(0.05)
-        await client.until(lambda frame: frame["k"]["i"] == "1m" and frame["k"]["n"] == 60)
-        seconds = [frame["E"] // 1_000 for frame in client.frames if frame["k"]["i"] == "1m" and not frame["k"]["x"]]
+            await asyncio.sleep(0.05)  # the market's pace: three seconds of trades
+        await client.until(lambda frame: frame["k"]["i"] == "1d" and frame["k"]["n"] == 60)
+        seconds = [frame["E"] // 1_000 for frame in client.frames if frame["k"]["i"] == "1d" and not frame["k"]["x"]]
         assert len(seconds) == len(set(seconds)) <= 4
         assert all(second % 2 == 0 for second in seconds)
         closed = [frame for frame in client.frames if frame["k"]["i"] == "1s" and frame["k"]["x"]]

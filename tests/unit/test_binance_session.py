@@ -12,10 +12,10 @@ import pytest
 from app.binance import session as session_module
 from app.binance.arrays import Arrays
 from app.binance.forms import Forms
+from app.binance.handshake import handshake
 from app.binance.names import Names
 from app.binance.outbox import Outbox
-from app.binance.session import MAX_FRAME_BYTES, Market, Session
-from app.binance.wishes import wishes
+from app.binance.session import MAX_FRAME_BYTES, Session, Shared
 from app.market.model import Instrument
 from app.market.registry import Registry
 from app.stream import budget
@@ -40,7 +40,7 @@ class Floor:
         names = Names(self.registry)
         history: Any = self.table
         self.arrays = Arrays(self.hub, history, self.registry)
-        self.market = Market(self.hub, history, self.registry, names, Forms(names), self.arrays)
+        self.market = Shared(self.hub, history, self.registry, names, Forms(names), self.arrays)
 
     def trade(self, *ids: int, of: int = 1, seconds: float = 0) -> None:
         ticks = [tick(number, seconds, of=of) for number in ids]
@@ -53,7 +53,7 @@ class Talk:
 
     def __init__(self, floor: Floor, url: str, life: float) -> None:
         path, _, query = url.partition("?")
-        asked = wishes(path, query)
+        asked = handshake(path, query)
         self.floor = floor
         self.outbox = Outbox(1 << 22, combined=asked.combined, unit=asked.unit)
         self.session = Session(floor.market, self.outbox, asked, life)
@@ -304,7 +304,7 @@ async def test_messages_beyond_five_a_second_end_the_connection() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(session_module, "MESSAGES_PER_SECOND", 5)
             patch.setattr(budget.time, "monotonic", lambda: now)
-            fresh = Session(t.floor.market, t.outbox, wishes("/ws", ""), DAY)
+            fresh = Session(t.floor.market, t.outbox, handshake("/ws", ""), DAY)
             for _ in range(4):
                 fresh.receive('{"method":"LIST_SUBSCRIPTIONS","id":1}')
             fresh.heard()

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.binance.handshake import Handshake, UnknownStream, handshake, known
 from app.binance.wire.errors import BinanceError
 from app.binance.wire.streams import parse
-from app.binance.wishes import UnknownStream, Wishes, known, wishes
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ from app.binance.wishes import UnknownStream, Wishes, known, wishes
     ],
 )
 def test_streams_of_a_url_are_taken_each_once(path: str, query: str, names: list[str]) -> None:
-    asked = wishes(path, query)
-    assert asked == Wishes({name: parse(name) for name in names}, path == "/stream")
+    asked = handshake(path, query)
+    assert asked == Handshake({name: parse(name) for name in names}, path == "/stream")
 
 
 @pytest.mark.parametrize(
@@ -47,14 +47,14 @@ def test_streams_of_a_url_are_taken_each_once(path: str, query: str, names: list
     ],
 )
 def test_stream_that_binance_alone_has_does_not_cost_the_others_of_its_url(name: str) -> None:
-    asked = wishes("/stream", f"streams=btcusdt@trade/{name}")
+    asked = handshake("/stream", f"streams=btcusdt@trade/{name}")
     assert asked.streams == {"btcusdt@trade": parse("btcusdt@trade"), name: None}
     with pytest.raises(UnknownStream):
         known(name)
 
 
 def test_symbol_in_upper_case_is_that_of_no_instrument() -> None:
-    assert wishes("/ws/BTCUSDT@trade/btcusdt@trade", "").streams == {
+    assert handshake("/ws/BTCUSDT@trade/btcusdt@trade", "").streams == {
         "BTCUSDT@trade": None,
         "btcusdt@trade": parse("btcusdt@trade"),
     }
@@ -62,11 +62,11 @@ def test_symbol_in_upper_case_is_that_of_no_instrument() -> None:
 
 @pytest.mark.parametrize(("unit", "micros"), [("MICROSECOND", 1), ("microsecond", 1), ("MILLISECOND", 1000)])
 def test_unit_of_times_is_that_of_the_url(unit: str, micros: int) -> None:
-    assert wishes("/stream", f"streams=btcusdt@trade&timeUnit={unit}").unit == micros
+    assert handshake("/stream", f"streams=btcusdt@trade&timeUnit={unit}").unit == micros
 
 
 def test_extensions_and_resumption_are_what_the_url_asks_for() -> None:
-    asked = wishes("/ws/btcusdt@trade/btcusdt@aggTrade", "resume=17&events=gap,correction")
+    asked = handshake("/ws/btcusdt@trade/btcusdt@aggTrade", "resume=17&events=gap,correction")
     assert (asked.since, asked.extensions) == (17, ("gap", "correction"))
 
 
@@ -97,7 +97,7 @@ def test_extensions_and_resumption_are_what_the_url_asks_for() -> None:
 )
 def test_url_that_cannot_be_served_is_refused_with_the_reason(path: str, query: str, reason: str) -> None:
     with pytest.raises(BinanceError) as refused:
-        wishes(path, query)
+        handshake(path, query)
     assert reason in str(refused.value)
     assert refused.value.status == 400
 
@@ -106,5 +106,5 @@ def test_url_that_cannot_be_served_is_refused_with_the_reason(path: str, query: 
 def test_any_url_is_served_or_refused(path: str, query: str) -> None:
     for sent in (query, f"streams={query}", f"resume={quote(query)}", f"events={query}", f"timeUnit={query}"):
         with suppress(BinanceError):
-            asked = wishes(f"/ws/btcusdt@trade/{path}", sent)
+            asked = handshake(f"/ws/btcusdt@trade/{path}", sent)
             assert all(stream is None or stream.name == name for name, stream in asked.streams.items())

@@ -17,7 +17,7 @@ class UnknownStream(Exception):
     """No stream of this server has such a name, for any symbol."""
 
 
-class Wishes(NamedTuple):
+class Handshake(NamedTuple):
     """`streams` holds each name once; None stands for a stream that no instrument can bring to life."""
 
     streams: dict[str, Stream | None]
@@ -28,7 +28,7 @@ class Wishes(NamedTuple):
     """The last trade id that the client has, of the one symbol that its streams are of."""
 
 
-def wishes(path: str, query: str) -> Wishes:
+def handshake(path: str, query: str) -> Handshake:
     """Of `/ws`, `/ws/<streams>` or `/stream?streams=`. Raises BinanceError.
 
     Streams that Binance has and this server has not are held and stay silent: a client whose URL is refused for one of
@@ -47,7 +47,7 @@ def wishes(path: str, query: str) -> Wishes:
     if unknown := set(extensions) - set(EXTENSIONS):
         raise _invalid("events", f"{_shown(min(unknown))} is none of {', '.join(EXTENSIONS)}")
     since = _since(sent["resume"], streams) if "resume" in sent else None
-    return Wishes(streams, combined, time_unit(sent.get("timeUnit")), extensions, since)
+    return Handshake(streams, combined, time_unit(sent.get("timeUnit")), extensions, since)
 
 
 def known(name: str) -> Stream | None:
