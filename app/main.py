@@ -134,28 +134,30 @@ def create_app(settings: Settings) -> Litestar:
         },
         state=State({"admin_token": settings.admin_token}),
         exception_handlers=problems.HANDLERS,
-        openapi_config=OpenAPIConfig(
-            title="Tickwick",
-            version=VERSION,
-            description="Price ticks in, candles and a live feed out; the feed is a websocket at `/api/v1/stream`.",
-            path="/schema",
-            components=Components(
-                security_schemes={
-                    ADMIN: SecurityScheme(type="http", scheme="bearer", description="TICKWICK_ADMIN_TOKEN")
-                }
-            ),
-            render_plugins=[_DocsPage(), JsonRenderPlugin(), YamlRenderPlugin()],
-            tags=[
-                Tag("market", "Candles, ticks, prices."),
-                Tag("binance", "As Binance answers; its streams are at `/ws` and `/stream`."),
-                Tag("TradingView", "The datafeed of TradingView's charting library."),
-                Tag("operations", "For probes and Prometheus."),
-            ],
-        ),
+        openapi_config=_openapi(),
         after_request=_secure,
         request_max_body_size=65_536,
         # A TaskGroup's errors and the like are logged by our own handler.
         logging_config=None,
+    )
+
+
+def _openapi() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="Tickwick",
+        version=VERSION,
+        description="Price ticks in, candles and a live feed out; the feed is a websocket at `/api/v1/stream`.",
+        path="/schema",
+        components=Components(
+            security_schemes={ADMIN: SecurityScheme(type="http", scheme="bearer", description="TICKWICK_ADMIN_TOKEN")}
+        ),
+        render_plugins=[_DocsPage(), JsonRenderPlugin(), YamlRenderPlugin()],
+        tags=[
+            Tag("market", "Candles, ticks, prices."),
+            Tag("binance", "As Binance answers; its streams are at `/ws` and `/stream`."),
+            Tag("TradingView", "The datafeed of TradingView's charting library."),
+            Tag("operations", "For probes and Prometheus."),
+        ],
     )
 
 
